@@ -12,7 +12,7 @@ use super::api::auth::Authenticator;
 use super::cluster::Cluster;
 use super::config::Config;
 use super::contrail::Contrail;
-use super::listener::server_config;
+use super::listener::{ConnectionMetrics, server_config};
 use super::reconcile::Sources;
 use super::services::Services;
 use contrail_mesos_api::http::TlsError;
@@ -25,6 +25,8 @@ pub(super) struct Reloadable {
     pub authenticator: Arc<Authenticator>,
     /// The certificate of the agents' API and the CAs that it trusts.
     pub tls: Option<watch::Sender<Arc<ServerConfig>>>,
+    /// Have the expiry of that certificate.
+    pub connections: ConnectionMetrics,
     pub contrail: Option<Contrail>,
     pub cluster: Option<Arc<Cluster>>,
     pub services: Option<Arc<Services>>,
@@ -42,7 +44,9 @@ impl Reloadable {
         let restart = needs_restart(&config, new);
         let tls_unchanged = tls.is_some() == self.tls.is_some();
         if let (Some(sender), Some(tls)) = (&self.tls, tls) {
-            sender.send_replace(tls);
+            sender.send_replace(tls.config);
+            self.connections
+                .set_certificate_expiry(tls.certificate_expiry);
         }
         if tls_unchanged {
             // Otherwise removing [tls] with its client_ca would leave the agents' API without

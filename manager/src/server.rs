@@ -122,12 +122,14 @@ impl Manager {
             authenticator,
             ready,
             requests,
+            metrics,
             ..
         } = app;
         let reloadable = Reloadable {
             config: Arc::new(Mutex::new(config)),
             authenticator,
             tls: tls.clone(),
+            connections: metrics.connections().clone(),
             contrail: contrail.clone(),
             cluster: cluster.clone(),
             services,
@@ -287,6 +289,7 @@ struct Listeners {
     admin: Option<Bound>,
     /// Replaces the TLS configuration of the API for agents.
     tls: Option<watch::Sender<Arc<ServerConfig>>>,
+    certificate_expiry: Option<i64>,
 }
 
 impl Listeners {
@@ -296,14 +299,16 @@ impl Listeners {
             .tls
             .as_ref()
             .map(server_config)
-            .transpose()?
-            .map(watch::Sender::new);
+            .transpose()?;
+        let certificate_expiry = tls.as_ref().and_then(|tls| tls.certificate_expiry);
+        let tls = tls.map(|tls| watch::Sender::new(tls.config));
         let receiver = tls.as_ref().map(watch::Sender::subscribe);
         Ok(Self {
             agents: Bound::bind(config.listen, receiver).await?,
             legacy: Bound::bind_plain(config.legacy_listen).await?,
             admin: Bound::bind_plain(config.admin_listen).await?,
             tls,
+            certificate_expiry,
         })
     }
 
@@ -358,6 +363,9 @@ impl App {
             fence: fence.clone(),
             ready: ready.clone(),
         });
+        metrics
+            .connections()
+            .set_certificate_expiry(listeners.certificate_expiry);
         let app = Self {
             contrail,
             cluster,

@@ -21,6 +21,7 @@
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
 mod drops;
+mod host_files;
 mod metrics;
 mod overlay_agent;
 mod serve;
@@ -59,6 +60,7 @@ use crate::subsystem::ClusterUse;
 use crate::uplink;
 use crate::watch::{Connection, States};
 use drops::DropsReport;
+pub use host_files::HostFiles;
 use metrics::Metrics;
 pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
 
@@ -88,6 +90,8 @@ pub struct ApiSources {
     pub dns: Option<DnsView>,
     /// What this host wants of overlays that lend blocks.
     pub blocks: BlockReports,
+    /// What the library keeps on this host.
+    pub host_files: HostFiles,
     /// When the daemon started.
     pub started: Instant,
 }

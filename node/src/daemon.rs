@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
+use crate::api::{self, ApiSocket, ApiSocketError, ApiSources, HostFiles};
 use crate::blocks::BlockReports;
 use crate::cluster_state::ClusterState;
 use crate::dns::DnsSubsystem;
@@ -249,6 +249,7 @@ impl Daemon {
             services: service_status,
             dns: dns.clone(),
             blocks: blocks.clone(),
+            host_files: HostFiles::new(config),
             started,
         };
         if let Some(dns) = dns {

@@ -75,15 +75,26 @@ struct ClosedLabels {
 pub(crate) struct ConnectionMetrics {
     open: Family<ApiLabel, Gauge>,
     closed: Family<ClosedLabels, Counter>,
+    certificate_expiry: Gauge,
 }
 
 impl ConnectionMetrics {
+    /// Sets when the certificate of the agents' API expires; none without `[tls]`.
+    pub(crate) fn set_certificate_expiry(&self, expiry: Option<i64>) {
+        self.certificate_expiry.set(expiry.unwrap_or(0));
+    }
+
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Open connections", self.open.clone());
         registry.register(
             "connections_closed",
             "Connections that were refused or closed by the manager, by reason",
             self.closed.clone(),
+        );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of the agents' API expires, in seconds since the epoch, or 0",
+            self.certificate_expiry.clone(),
         );
     }
 

@@ -29,8 +29,23 @@ pub(super) fn names_of(certificate: &[u8]) -> Vec<String> {
     names
 }
 
+/// What is read of the files of `[tls]`.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadedTls {
+    /// The configuration of the listener.
+    pub config: Arc<ServerConfig>,
+    /// When the own certificate expires, in seconds since the epoch; none if that cannot be read.
+    pub certificate_expiry: Option<i64>,
+}
+
+/// When a certificate expires, in seconds since the epoch.
+fn expiry_of(certificate: &[u8]) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
 /// The TLS configuration. Reads certificate files, which blocks.
-pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(tls: &Tls) -> Result<LoadedTls, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
@@ -49,9 +64,12 @@ pub(crate) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
         }
     };
     let identity = &tls.identity;
-    let config = builder.with_single_cert(
-        certificates(&identity.certificate)?,
-        private_key(&identity.key)?,
-    )?;
-    Ok(Arc::new(config))
+    let chain = certificates(&identity.certificate)?;
+    // The own certificate is the first of the chain.
+    let certificate_expiry = chain.first().and_then(|own| expiry_of(own));
+    let config = builder.with_single_cert(chain, private_key(&identity.key)?)?;
+    Ok(LoadedTls {
+        config: Arc::new(config),
+        certificate_expiry,
+    })
 }

@@ -87,6 +87,7 @@ impl Collector for ApiSources {
         encode_conntrack(&mut encoder)?;
         self.encode_dns(&mut encoder)?;
         self.encode_blocks(&mut encoder)?;
+        self.host_files.encode(&mut encoder)?;
         let engine = self.engine.borrow().clone();
         let subsystems = &engine.subsystems;
         let help = "What is not as it must be, by subsystem.";

@@ -1,5 +1,7 @@
 use axum::extract::Request;
+use contrail_mesos::isolator::checkpoint::{Checkpoints, Owner};
 use contrail_mesos_api::cluster::BlockReport;
+use contrail_mesos_api::container::ContainerId;
 use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -16,7 +18,8 @@ struct Senders {
     _reports: watch::Sender<ReportStatus>,
 }
 
-fn sources() -> (Senders, ApiSources) {
+/// What the API shows of a host whose library has this state directory.
+fn sources_of(state_dir: &std::path::Path) -> (Senders, ApiSources) {
     let (states, states_receiver) = watch::channel(None);
     let (engine, engine_receiver) = watch::channel(EngineStatus {
         subsystems: vec![SubsystemStatus::new("overlay")],
@@ -42,6 +45,11 @@ fn sources() -> (Senders, ApiSources) {
             ..BlockReport::default()
         }])
         .subscribe(),
+        host_files: HostFiles::new(&contrail_mesos::config::Config {
+            state_dir: state_dir.to_owned(),
+            networks: vec![bridge_network()],
+            ..contrail_mesos::config::Config::default()
+        }),
         started: Instant::now(),
     };
     let senders = Senders {
@@ -51,6 +59,19 @@ fn sources() -> (Senders, ApiSources) {
         _reports: reports,
     };
     (senders, sources)
+}
+
+fn sources() -> (Senders, ApiSources) {
+    sources_of(std::path::Path::new("/nonexistent"))
+}
+
+/// A bridge network with 13 addresses for containers.
+fn bridge_network() -> contrail_mesos::config::Network {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/28'\n";
+    std::fs::write(file.path(), text).unwrap();
+    let source = contrail_mesos::config::Source::file(file.path());
+    source.load().unwrap().networks.swap_remove(0)
 }
 
 /// Sends the request by a unix socket, and returns the status and the body.
@@ -135,6 +156,70 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
     server.abort();
     let _ = server.await;
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn metrics_show_what_the_library_keeps_on_this_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let state_dir = directory.path();
+    let (_senders, sources) = sources_of(state_dir);
+    let metrics = async || {
+        let response = Metrics::new(sources.clone()).response();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+        String::from_utf8(body.unwrap().to_vec()).unwrap()
+    };
+    let expect = |body: &str, lines: &[&str]| {
+        for line in lines {
+            let line = format!("contrail_mesos_node_{line}");
+            assert!(body.lines().any(|other| other == line), "{line}\n{body}");
+        }
+    };
+    // Nothing was attached yet: there is no directory.
+    let body = metrics().await;
+    expect(
+        &body,
+        &[
+            "containers{state=\"attached\"} 0",
+            "containers{state=\"damaged\"} 0",
+            "pending_teardowns{provider=\"contrail\"} 0",
+            "pending_teardowns{provider=\"cni\"} 0",
+            "network_addresses_used{network=\"blue\",family=\"ipv4\"} 0",
+            "network_addresses_free{network=\"blue\",family=\"ipv4\"} 13",
+        ],
+    );
+    let checkpoints = Checkpoints::new(state_dir);
+    for name in ["one", "two", "three"] {
+        let id = ContainerId::top_level(name);
+        checkpoints.claim(&id, Owner::Agent, None).unwrap();
+        if name == "one" {
+            checkpoints.write_attachments(&id, &[]).unwrap();
+        } else if name == "two" {
+            std::fs::write(checkpoints.directory(&id).join("intent.json"), "{").unwrap();
+        }
+    }
+    let leases = state_dir.join("networks/blue");
+    let teardowns = state_dir.join("contrail/pending-teardown");
+    for (directory, file) in [
+        (&leases, "10.32.0.2"),
+        (&leases, "10.32.0.3"),
+        (&leases, "not-an-address"),
+        (&teardowns, "660a305f-10e4-47fd-a5fc-000000000001.json"),
+    ] {
+        std::fs::create_dir_all(directory).unwrap();
+        std::fs::write(directory.join(file), "{}").unwrap();
+    }
+    let body = metrics().await;
+    expect(
+        &body,
+        &[
+            "containers{state=\"attached\"} 1",
+            "containers{state=\"incomplete\"} 1",
+            "containers{state=\"damaged\"} 1",
+            "pending_teardowns{provider=\"contrail\"} 1",
+            "network_addresses_used{network=\"blue\",family=\"ipv4\"} 2",
+            "network_addresses_free{network=\"blue\",family=\"ipv4\"} 11",
+        ],
+    );
 }
 
 #[tokio::test]

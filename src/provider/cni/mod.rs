@@ -25,9 +25,10 @@ mod versions;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +129,13 @@ impl PluginEnvironment {
                 .map_or_else(Vec::new, |cni| cni.plugin_dirs.clone()),
         }
     }
+}
+
+/// How many pending teardowns are DELs of plugins that have failed. Blocks on the file system.
+pub fn count_failed_dels(state_dir: &Path) -> io::Result<usize> {
+    let records = record::Records::new(state_dir).all()?;
+    let intact = records.into_iter().flatten();
+    Ok(intact.filter(|record| record.teardown.is_some()).count())
 }
 
 /// Why CNI networks of the configuration would refuse every container although their files are

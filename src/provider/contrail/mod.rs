@@ -39,7 +39,7 @@ use self::driver::ContrailDriver;
 pub(super) use self::driver::ContrailStray;
 pub use self::pending_teardown::PendingTeardown;
 use self::pending_teardown::PendingTeardowns;
-pub use self::pending_teardown::{forget_pending_container, pending_containers};
+pub use self::pending_teardown::{count_pending, forget_pending_container, pending_containers};
 pub(crate) use self::request::port_address_requests;
 use super::inspection::{ExpectedInterface, container_side};
 use super::ownership::{OwnerTag, refuse_existing_link};

@@ -96,6 +96,25 @@ pub fn pending_containers(state_dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// How many pending teardowns there are below a state directory: reads no file. Blocks on the file
+/// system.
+pub fn count_pending(state_dir: &Path) -> io::Result<usize> {
+    let entries = match std::fs::read_dir(directory_of(state_dir)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let is_teardown = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+    let mut count = 0;
+    for entry in entries {
+        count += usize::from(is_teardown(&entry?.path()));
+    }
+    Ok(count)
+}
+
+fn directory_of(state_dir: &Path) -> PathBuf {
+    state_dir.join("contrail").join("pending-teardown")
+}
+
 /// The pending teardowns of one state directory.
 pub(super) struct PendingTeardowns {
     directory: PathBuf,
@@ -106,7 +125,7 @@ impl PendingTeardowns {
     /// Loads the pending teardowns of `state_dir`. Blocks on the file system.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
         let teardowns = Self {
-            directory: state_dir.join("contrail").join("pending-teardown"),
+            directory: directory_of(state_dir),
             entries: Mutex::default(),
         };
         teardowns.load()?;

@@ -115,6 +115,20 @@ impl Leases {
         let _ = fs::remove_dir(&self.directory);
     }
 
+    /// The leased addresses, without their holders: reads no file.
+    pub(super) fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut addresses = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            addresses.extend(name.to_str().and_then(|name| name.parse::<IpAddr>().ok()));
+        }
+        Ok(addresses)
+    }
+
     pub(super) fn list(&self) -> io::Result<Vec<Lease>> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -45,6 +45,36 @@ pub struct NetworkLease {
     pub holder: Option<Holder>,
 }
 
+/// How many addresses of one family of a network this host has leased, and has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressUse {
+    /// Whether they are IPv6 addresses.
+    pub is_v6: bool,
+    /// Those that containers have.
+    pub used: u128,
+    /// Those that any container may get.
+    pub free: u128,
+}
+
+/// Counts the addresses of a network, from the names of the lease files alone. Blocks on the file system.
+pub fn address_use(
+    state_dir: &Path,
+    name: &str,
+    network: &BridgeNetwork,
+) -> io::Result<Vec<AddressUse>> {
+    let leased = Leases::new(state_dir.join("networks").join(name)).addresses()?;
+    let families = [false, true].into_iter();
+    let count = |is_v6| {
+        let of_family = || leased.iter().filter(move |one| one.is_ipv6() == is_v6);
+        Some(AddressUse {
+            is_v6,
+            used: of_family().count() as u128,
+            free: Pool::new(PoolSpec::new(network, is_v6)?).count_free(of_family().copied()),
+        })
+    };
+    Ok(families.filter_map(count).collect())
+}
+
 /// The addresses of the networks of one host.
 #[derive(Debug)]
 pub struct Ipam {

@@ -280,6 +280,15 @@ impl Pool {
         }
     }
 
+    /// How many addresses are free besides these.
+    pub(super) fn count_free(&self, leased: impl IntoIterator<Item = IpAddr>) -> u128 {
+        let mut free = self.dynamic.clone();
+        for number in leased.into_iter().map(number_of) {
+            free.remove(number, number);
+        }
+        free.len()
+    }
+
     fn numbers(&self, leases: &[Lease]) -> Vec<u128> {
         leases
             .iter()

@@ -1,6 +1,6 @@
 //! The metrics of the nodes and overlays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::encode_gauge;
 use crate::cluster::Cluster;
+
+/// For how long after its report a node counts as one that reports.
+const RECENT_REPORT_SECONDS: u64 = 300;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConditionLabels {
@@ -43,6 +46,18 @@ fn largest_lag(nodes: &[NodeStatus], current: Revision) -> u64 {
     lag.max().unwrap_or_default()
 }
 
+/// How many different values the nodes have that have reported lately. Without a value they are left out.
+fn distinct<'a>(nodes: &'a [NodeStatus], value: impl Fn(&'a NodeStatus) -> &'a str) -> u64 {
+    let reporting = nodes
+        .iter()
+        .filter(|node| (node.reported_seconds).is_some_and(|age| age < RECENT_REPORT_SECONDS));
+    let values: BTreeSet<&str> = reporting
+        .map(value)
+        .filter(|value| !value.is_empty())
+        .collect();
+    values.len() as u64
+}
+
 impl Collector for ClusterCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let nodes = self.0.statuses();
@@ -71,6 +86,16 @@ impl Collector for ClusterCollector {
                 "nodes_with_problems",
                 "Nodes that report a problem, or that could not be given everything.",
                 with_problems.count() as u64,
+            ),
+            (
+                "nodes_versions",
+                "Different versions of node daemons that report.",
+                distinct(&nodes, |node| &node.versions.node),
+            ),
+            (
+                "nodes_configurations",
+                "Different configuration files of nodes that report.",
+                distinct(&nodes, |node| &node.configuration),
             ),
             (
                 "nodes_lag",
