@@ -294,12 +294,7 @@ struct Listeners {
 
 impl Listeners {
     async fn bind(config: &Config) -> Result<Self, StartError> {
-        let tls = config
-            .access
-            .tls
-            .as_ref()
-            .map(server_config)
-            .transpose()?;
+        let tls = config.access.tls.as_ref().map(server_config).transpose()?;
         let certificate_expiry = tls.as_ref().and_then(|tls| tls.certificate_expiry);
         let tls = tls.map(|tls| watch::Sender::new(tls.config));
         let receiver = tls.as_ref().map(watch::Sender::subscribe);

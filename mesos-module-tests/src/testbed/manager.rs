@@ -237,16 +237,20 @@ impl ManagerProcess {
         self.send(|client| client.get(self.admin_url(path)))
     }
 
+    /// A request for a container's ports from this manager only, with a connection of its own. Redirects
+    /// are not followed.
+    pub fn put_request(&self, request: &PortsRequest) -> Result<reqwest::RequestBuilder> {
+        let machine = agent_api::vm_uuid(&request.container);
+        Ok(http_client(WAIT_TIMEOUT)?
+            .put(format!("{}/v1/ports/{machine}", self.agents_url()))
+            .bearer_auth(&self.token)
+            .header(agent_api::AGENT_HEADER, AGENT_NAME)
+            .json(request))
+    }
+
     /// Requests a container's ports from this manager only. Redirects are not followed.
     pub fn put(&self, request: &PortsRequest) -> Result<Response> {
-        let machine = agent_api::vm_uuid(&request.container);
-        self.send(|client| {
-            client
-                .put(format!("{}/v1/ports/{machine}", self.agents_url()))
-                .bearer_auth(&self.token)
-                .header(agent_api::AGENT_HEADER, AGENT_NAME)
-                .json(request)
-        })
+        Response::fetch(self.put_request(request)?, self.host())
     }
 
     /// Whether the manager leads and accepts requests.

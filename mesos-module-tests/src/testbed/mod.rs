@@ -27,6 +27,7 @@ pub mod manager;
 pub mod marathon;
 pub mod multi_node;
 pub mod overlay;
+pub mod prometheus;
 pub mod random;
 mod scheduler;
 pub mod service;

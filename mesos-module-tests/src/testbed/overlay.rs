@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::node_state::NodeState;
-use contrail_mesos_api::agent_api::AGENT_HEADER;
-use contrail_mesos_api::cluster::{NodeCondition, NodeList};
+use contrail_mesos_api::agent_api::{AGENT_HEADER, ClientOptions, manager_address};
+use contrail_mesos_api::cluster::{ClusterClient, NodeCondition, NodeList};
+use contrail_mesos_api::http::{Limits, TlsOptions};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -31,6 +32,8 @@ pub use container::Container;
 pub use daemon::NodeDaemon;
 pub use traffic::{Capture, Counts, Transfer};
 
+/// The port at which node daemons serve their API by TCP.
+pub const NODE_PORT: u16 = 6994;
 /// The token that nodes and managers share.
 const TOKEN: &str = "a-token-of-this-test-alone";
 /// The managers' session timeout in ZooKeeper.
@@ -106,6 +109,11 @@ impl OverlayCluster {
         }
         self.wait_until_current()?;
         Ok(self)
+    }
+
+    /// As [`Self::with_services`], but the node daemons do not run yet.
+    pub fn with_services_alone(nodes: u8) -> Result<Self> {
+        Self::prepare(nodes, &two_overlays(), true)
     }
 
     /// Starts a cluster whose node daemons do not run yet.
@@ -211,6 +219,32 @@ impl OverlayCluster {
         let networks = [&NETWORKS[..], &[network]].concat();
         let config = agent_config(host, &node_name(host), &networks)?;
         write_config(host, &config)
+    }
+
+    /// Adds tables to the configuration of a node of a cluster with services. Its daemon must be started
+    /// again.
+    pub fn add_tables(&self, node: usize, tables: &str) -> Result<()> {
+        let host = self.host(node);
+        let config = agent_config(host, &node_name(host), &NETWORKS)?;
+        write_config(host, &format!("{config}{BRIDGE_TABLE}{tables}"))
+    }
+
+    /// A client of the managers, as a node with this name has it, for use on the host with the services.
+    pub fn client_of(&self, node: &str) -> Result<ClusterClient> {
+        let services = self.mesos.services();
+        let managers = MANAGERS.map(|address| SocketAddr::new(address, AGENT_PORT));
+        let options = ClientOptions {
+            managers: managers
+                .iter()
+                .map(|manager| Ok(manager_address(&manager.to_string())?))
+                .collect::<Result<_>>()?,
+            agent: node.to_owned(),
+            token_file: Some(write_token(services, TOKEN)?),
+            tls: TlsOptions::default(),
+            limits: Limits::default(),
+        };
+        // The client needs the host's runtime.
+        Ok(services.block_on(async { ClusterClient::new(&options) })?)
     }
 
     /// Replaces the networks of a node's agent.
@@ -370,9 +404,11 @@ fn agent_config(host: &Host, name: &str, networks: &[&str]) -> Result<String> {
         .iter()
         .map(|network| format!("[[network]]\nname = '{network}'\nprovider = 'overlay'\n"));
     Ok(format!(
-        "[node]\nmanagers = [{}]\ntoken_file = '{}'\nname = '{name}'\nreport_interval = '1s'\n{}",
+        "[node]\nmanagers = [{}]\ntoken_file = '{}'\nname = '{name}'\nreport_interval = '1s'\n\
+         listen = '{}'\n{}",
         managers.join(", "),
         write_token(host, TOKEN)?.display(),
+        SocketAddr::new(host.address(), NODE_PORT),
         networks.collect::<String>()
     ))
 }

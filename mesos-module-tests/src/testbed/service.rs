@@ -88,6 +88,13 @@ impl Service {
         Ok(())
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> Result<u32> {
+        let child = self.child.as_ref();
+        let child = child.with_context(|| format!("{} does not run", self.name))?;
+        Ok(child.id())
+    }
+
     /// Sends a signal and waits until the process has ended.
     pub fn end(&mut self, signal: Signal) -> Result<()> {
         self.signal(signal)?;

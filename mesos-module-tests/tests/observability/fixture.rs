@@ -34,7 +34,7 @@ pub(crate) struct Fixture {
     framework: Framework,
     /// Its process ends when the value is dropped, as that of ZooKeeper does.
     _cluster: Cluster,
-    _zookeeper: ZooKeeper,
+    pub(crate) zookeeper: ZooKeeper,
     pub(crate) host: Host,
 }
 
@@ -85,7 +85,7 @@ impl Fixture {
             marathon,
             framework,
             _cluster: cluster,
-            _zookeeper: zookeeper,
+            zookeeper,
             host,
         })
     }

@@ -1,5 +1,6 @@
 //! The metrics, the JSON and the status page of real managers show what happened.
 
+mod alerts;
 mod browser;
 mod fixture;
 mod marathon;

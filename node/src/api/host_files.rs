@@ -82,7 +82,8 @@ impl HostFiles {
     }
 
     fn encode_teardowns(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Containers that are detached from this host, and whose teardown is not complete.";
+        let help =
+            "Containers that are detached from this host, and whose teardown is not complete.";
         let mut family =
             encoder.encode_descriptor("pending_teardowns", help, None, MetricType::Gauge)?;
         for (provider, pending) in [

@@ -103,7 +103,10 @@ pub fn count_pending(state_dir: &Path) -> io::Result<usize> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         entries => entries?,
     };
-    let is_teardown = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+    let is_teardown = |path: &Path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    };
     let mut count = 0;
     for entry in entries {
         count += usize::from(is_teardown(&entry?.path()));
