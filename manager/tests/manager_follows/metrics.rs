@@ -81,6 +81,10 @@ async fn metrics_are_accepted_by_promtool() {
         ("contrail_mesos_manager_source_trusted", "gauge"),
         ("contrail_mesos_manager_orphans", "gauge"),
         ("contrail_mesos_manager_container_histories", "gauge"),
+        (
+            "contrail_mesos_manager_certificate_expiry_timestamp_seconds",
+            "gauge",
+        ),
         ("process_cpu_seconds", "counter"),
         ("process_resident_memory_bytes", "gauge"),
         ("process_virtual_memory_bytes", "gauge"),

@@ -237,20 +237,23 @@ impl ManagerProcess {
         self.send(|client| client.get(self.admin_url(path)))
     }
 
-    /// A request for a container's ports from this manager only, with a connection of its own. Redirects
-    /// are not followed.
-    pub fn put_request(&self, request: &PortsRequest) -> Result<reqwest::RequestBuilder> {
+    /// A request for a container's ports from this manager only.
+    pub fn put_request(
+        &self,
+        client: &reqwest::Client,
+        request: &PortsRequest,
+    ) -> reqwest::RequestBuilder {
         let machine = agent_api::vm_uuid(&request.container);
-        Ok(http_client(WAIT_TIMEOUT)?
+        client
             .put(format!("{}/v1/ports/{machine}", self.agents_url()))
             .bearer_auth(&self.token)
             .header(agent_api::AGENT_HEADER, AGENT_NAME)
-            .json(request))
+            .json(request)
     }
 
     /// Requests a container's ports from this manager only. Redirects are not followed.
     pub fn put(&self, request: &PortsRequest) -> Result<Response> {
-        Response::fetch(self.put_request(request)?, self.host())
+        self.send(|client| self.put_request(&client, request))
     }
 
     /// Whether the manager leads and accepts requests.

@@ -200,15 +200,17 @@ fn hang_the_api_server(cluster: &mut Cluster) -> Result<()> {
     cluster.fixture.api.fault(ApiFault::new(Effect::Hang));
     let manager = cluster.fixture.managers.manager(cluster.leader);
     let metric = "sum(contrail_mesos_manager_connections_closed_total{reason=\"address_limit\"})";
+    let client = reqwest::Client::builder().no_proxy().build()?;
     for round in 0..2 {
         let requests = (0..REQUESTS).map(|number| {
             let body = request(&format!("waits-{round}-{number}"), &[]);
-            manager.put_request(&body)
+            manager.put_request(&client, &body)
         });
-        let requests = requests.collect::<Result<Vec<_>>>()?;
-        cluster.fixture.host.block_on(futures::future::join_all(
-            requests.into_iter().map(reqwest::RequestBuilder::send),
-        ));
+        let requests: Vec<_> = requests.collect();
+        // They need the host's runtime.
+        cluster.fixture.host.block_on(async {
+            futures::future::join_all(requests.into_iter().map(reqwest::RequestBuilder::send)).await
+        });
         // The first begins its series.
         until("the refusals are scraped", || {
             Ok((cluster.prometheus.value(metric)? > 0.0).then_some(()))

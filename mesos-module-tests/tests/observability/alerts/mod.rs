@@ -25,10 +25,13 @@ fn fire_all<T>(
     faults: &[Fault<T>],
 ) -> Result<()> {
     for fault in faults {
-        let before = prometheus(cluster).firing()?;
-        for alert in fault.alerts {
-            ensure!(!before.contains(*alert), "{alert} fires without its fault");
-        }
+        until("the alerts do not fire without their fault", || {
+            let before = prometheus(cluster).firing()?;
+            for alert in fault.alerts {
+                ensure!(!before.contains(*alert), "{alert} fires");
+            }
+            Ok(Some(()))
+        })?;
         let started = std::time::Instant::now();
         (fault.inject)(cluster).with_context(|| format!("the fault for {:?}", fault.alerts))?;
         let injected = started.elapsed();

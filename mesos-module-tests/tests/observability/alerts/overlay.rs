@@ -75,13 +75,6 @@ const FAULTS: &[Fault<Cluster>] = &[
         alerts: &["ContrailMesosDnsForwardingFails", "ContrailMesosDnsLimited"],
     },
     Fault {
-        inject: fill_the_table_of_flows,
-        alerts: &[
-            "ContrailMesosConntrackNearlyFull",
-            "ContrailMesosConntrackOverflows",
-        ],
-    },
-    Fault {
         inject: take_room_from_overlays,
         alerts: &[
             "ContrailMesosNodeBehind",
@@ -96,6 +89,13 @@ const FAULTS: &[Fault<Cluster>] = &[
     Fault {
         inject: restart_again_and_again,
         alerts: &["ContrailMesosRestartsAgainAndAgain"],
+    },
+    Fault {
+        inject: fill_the_table_of_flows,
+        alerts: &[
+            "ContrailMesosConntrackNearlyFull",
+            "ContrailMesosConntrackOverflows",
+        ],
     },
     Fault {
         inject: lose_masters_and_managers,
@@ -118,7 +118,7 @@ struct Cluster {
     marathon: Marathon,
     /// Two containers of the first node, without a group in common.
     strangers: [TaskUpdate; 2],
-    /// What must be put right at the end.
+    /// A checkpoint that must be put right, with its contents.
     damaged: Option<(PathBuf, Vec<u8>)>,
 }
 
@@ -232,6 +232,13 @@ impl Cluster {
             program("contrail-mesos")?.display(),
             config_path(host).display()
         ))
+    }
+
+    fn mend_checkpoint(&mut self) -> Result<()> {
+        if let Some((path, intact)) = self.damaged.take() {
+            fs::write(path, intact)?;
+        }
+        Ok(())
     }
 
     fn broken_plugin(&self) -> PathBuf {
@@ -363,6 +370,7 @@ fn damage_files(cluster: &mut Cluster) -> Result<()> {
 
 /// More queries than may wait, for names that only a server knows which does not answer.
 fn ask_for_names_of_no_server(cluster: &mut Cluster) -> Result<()> {
+    cluster.mend_checkpoint()?;
     cluster.overlay.host(0).sh(&format!(
         "python3 - <<'END'\n\
          import os, socket, struct, time\n\
@@ -377,20 +385,19 @@ fn ask_for_names_of_no_server(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// More flows than the kernel tracks, from one host to a network that nobody is in.
+/// More flows than the kernel tracks, on the loopback of one host: each to an address of its own.
 fn fill_the_table_of_flows(cluster: &mut Cluster) -> Result<()> {
-    cluster.overlay.host(0).sh(
-        "ip link add flood type veth peer name drain && ip link set drain up\n\
-         ip link set flood up arp off && ip route add 203.0.113.0/24 dev flood\n\
-         python3 - <<'END'\n\
+    cluster.overlay.host(0).sh("python3 - <<'END'\n\
          import socket\n\
          limit = int(open('/proc/sys/net/netfilter/nf_conntrack_max').read())\n\
+         # Receives, but never reads.\n\
+         sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         sink.bind(('0.0.0.0', 9))\n\
          one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
          for number in range(limit + limit // 50):\n    \
-             one.sendto(b'x', ('203.0.113.%d' % (1 + number // 60000), 1024 + number % 60000))\n\
-         END\n\
-         ip link delete flood",
-    )?;
+             address = bytes([127, 1 + (number >> 16), (number >> 8) & 255, number & 255])\n    \
+             one.sendto(b'x', (socket.inet_ntoa(address), 9))\n\
+         END")?;
     Ok(())
 }
 
@@ -458,9 +465,7 @@ fn lose_masters_and_managers(cluster: &mut Cluster) -> Result<()> {
 fn end(mut cluster: Cluster) -> Result<()> {
     cluster.overlay.managers.start()?;
     cluster.overlay.wait_until_current()?;
-    if let Some((path, intact)) = cluster.damaged.take() {
-        fs::write(path, intact)?;
-    }
+    cluster.mend_checkpoint()?;
     fs::remove_file(cluster.broken_plugin())?;
     // The status names what is pending.
     let _ = cluster.command("detach fragile");
