@@ -237,23 +237,16 @@ impl ManagerProcess {
         self.send(|client| client.get(self.admin_url(path)))
     }
 
-    /// A request for a container's ports from this manager only.
-    pub fn put_request(
-        &self,
-        client: &reqwest::Client,
-        request: &PortsRequest,
-    ) -> reqwest::RequestBuilder {
-        let machine = agent_api::vm_uuid(&request.container);
-        client
-            .put(format!("{}/v1/ports/{machine}", self.agents_url()))
-            .bearer_auth(&self.token)
-            .header(agent_api::AGENT_HEADER, AGENT_NAME)
-            .json(request)
-    }
-
     /// Requests a container's ports from this manager only. Redirects are not followed.
     pub fn put(&self, request: &PortsRequest) -> Result<Response> {
-        self.send(|client| self.put_request(&client, request))
+        let machine = agent_api::vm_uuid(&request.container);
+        self.send(|client| {
+            client
+                .put(format!("{}/v1/ports/{machine}", self.agents_url()))
+                .bearer_auth(&self.token)
+                .header(agent_api::AGENT_HEADER, AGENT_NAME)
+                .json(request)
+        })
     }
 
     /// Whether the manager leads and accepts requests.

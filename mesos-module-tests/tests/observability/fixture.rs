@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::marathon::Marathon;
 
-const TOKEN: &str = "a-token-of-this-test-alone";
+pub(crate) const TOKEN: &str = "a-token-of-this-test-alone";
 const API_PORT: u16 = 8082;
 const MARATHON_PORT: u16 = 8080;
 

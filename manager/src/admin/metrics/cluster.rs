@@ -194,3 +194,32 @@ impl ClusterCollector {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_of_nodes_that_report_are_counted_once() {
+        let node = |name: &str, version: &str, age: Option<u64>| -> NodeStatus {
+            let node = json!({"name": name, "address": null, "condition": "current", "applied": null,
+                "reported_seconds": age, "versions": {"node": version}});
+            serde_json::from_value(node).unwrap()
+        };
+        let mut nodes = vec![
+            node("a", "1.0.0", Some(0)),
+            node("b", "1.0.0", Some(RECENT_REPORT_SECONDS - 1)),
+            // One that is gone, one that has not reported to this leader, and one without a version.
+            node("c", "0.9.0", Some(RECENT_REPORT_SECONDS)),
+            node("d", "0.8.0", None),
+            node("e", "", Some(0)),
+        ];
+        let versions = |nodes: &[NodeStatus]| distinct(nodes, |node| &node.versions.node);
+        assert_eq!(versions(&nodes), 1);
+        nodes.push(node("f", "1.1.0", Some(5)));
+        assert_eq!(versions(&nodes), 2);
+        assert_eq!(versions(&[]), 0);
+    }
+}

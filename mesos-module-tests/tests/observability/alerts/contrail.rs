@@ -1,20 +1,22 @@
 //! Faults of managers with Contrail, of their sources, and of ZooKeeper.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use contrail_mesos_api::agent_api::AGENT_HEADER;
 use contrail_mesos_manager::vnc::{FqName, InstanceIp, KeyValues, Object as _, Ref};
 use contrail_mesos_sim::vnc::{Effect, Fault as ApiFault};
-use mesos_module_tests::testbed::manager::{ADMIN_PORT, request, vm_uuid};
+use mesos_module_tests::testbed::manager::{ADMIN_PORT, AGENT_NAME, AGENT_PORT, request, vm_uuid};
 use mesos_module_tests::testbed::prometheus::Prometheus;
 use mesos_module_tests::testbed::until;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 
 use super::{Fault, expect_data, fire_all};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, TOKEN};
 use crate::task;
 
 /// How many objects that cannot be removed are made: more than a backlog needs.
@@ -147,9 +149,7 @@ fn request_invalid_networks(cluster: &mut Cluster) -> Result<()> {
 
 fn delay_the_api_server(cluster: &mut Cluster) -> Result<()> {
     cluster.fixture.api.set_delay(Duration::from_millis(600));
-    let started = std::time::Instant::now();
     let put = cluster.fixture.managers.put("slow", &[]);
-    eprintln!("XX put took {:?}", started.elapsed());
     cluster.fixture.api.set_delay(Duration::ZERO);
     put?;
     cluster.fixture.managers.delete("slow")
@@ -199,24 +199,34 @@ fn hang_the_api_server(cluster: &mut Cluster) -> Result<()> {
     cluster.fixture.api.clear_faults();
     cluster.fixture.api.fault(ApiFault::new(Effect::Hang));
     let manager = cluster.fixture.managers.manager(cluster.leader);
+    let address = SocketAddr::new(manager.address(), AGENT_PORT);
+    let machine = vm_uuid("waits");
+    let body = serde_json::to_string(&request("waits", &[]))?;
+    let message = format!(
+        "PUT /v1/ports/{machine} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {TOKEN}\r\n\
+         {AGENT_HEADER}: {AGENT_NAME}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut streams: Vec<TcpStream> = vec![];
     let metric = "sum(contrail_mesos_manager_connections_closed_total{reason=\"address_limit\"})";
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    for round in 0..2 {
-        let requests = (0..REQUESTS).map(|number| {
-            let body = request(&format!("waits-{round}-{number}"), &[]);
-            manager.put_request(&client, &body)
-        });
-        let requests: Vec<_> = requests.collect();
-        // They need the host's runtime.
-        cluster.fixture.host.block_on(async {
-            futures::future::join_all(requests.into_iter().map(reqwest::RequestBuilder::send)).await
-        });
-        // The first begins its series.
-        until("the refusals are scraped", || {
-            Ok((cluster.prometheus.value(metric)? > 0.0).then_some(()))
+    until("refusals are scraped", || {
+        // Those beyond the limit may be closed while they are written to.
+        let opened = cluster.fixture.host.run(|| {
+            let requests = (0..REQUESTS).map(|_| {
+                let mut stream = TcpStream::connect(address)?;
+                stream.write_all(message.as_bytes())?;
+                std::io::Result::Ok(stream)
+            });
+            requests.flatten().collect::<Vec<_>>()
         })?;
-    }
-    Ok(())
+        streams.extend(opened);
+        // The first refusals begin the series.
+        Ok((cluster
+            .prometheus
+            .value(&format!("increase({metric}[5m:1s])"))?
+            > 0.0)
+            .then_some(()))
+    })
 }
 
 fn lose_the_api_server(cluster: &mut Cluster) -> Result<()> {

@@ -332,6 +332,7 @@ fn report_as_an_older_node(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn remove_a_route_again_and_again(cluster: &mut Cluster) -> Result<()> {
+    cluster.overlay.delete_node(OTHER_NODE)?;
     let routes = "ip -4 route show | grep -m 1 'dev vtep.* onlink'";
     let host = cluster.overlay.host(1);
     let route = host.sh(routes)?;
@@ -403,7 +404,6 @@ fn fill_the_table_of_flows(cluster: &mut Cluster) -> Result<()> {
 
 /// Overlays without room for both nodes, whose file the second one cannot write.
 fn take_room_from_overlays(cluster: &mut Cluster) -> Result<()> {
-    cluster.overlay.delete_node(OTHER_NODE)?;
     let path = NodeState::path(&state_dir(cluster.overlay.host(1)));
     fs::remove_file(&path)?;
     fs::create_dir(&path)?;
@@ -411,7 +411,10 @@ fn take_room_from_overlays(cluster: &mut Cluster) -> Result<()> {
     let mut overlays = two_overlays();
     overlays["vtep_subnet"] = json!("44.128.0.0/30");
     overlays["overlays"][0]["groups"] = json!(true);
-    overlays["overlays"][1]["subnet"] = json!("192.168.128.0/24");
+    // Half of what they have, and just what they have.
+    overlays["overlays"][0]["subnet"] = json!("192.168.0.0/24");
+    overlays["overlays"][0]["prefix"] = json!(25);
+    overlays["overlays"][1]["subnet"] = json!("192.168.128.0/23");
     cluster.overlay.set_overlays(&overlays)
 }
 
