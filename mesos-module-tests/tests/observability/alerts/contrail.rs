@@ -44,11 +44,8 @@ const FAULTS: &[Fault<Cluster>] = &[
     },
     Fault {
         inject: hang_the_api_server,
-        alerts: &["ContrailMesosConnectionsRefused"],
-    },
-    Fault {
-        inject: lose_the_api_server,
         alerts: &[
+            "ContrailMesosConnectionsRefused",
             "ContrailMesosVncApiDown",
             "ContrailMesosSourceNotFresh",
             "ContrailMesosSourceNotTrusted",
@@ -227,13 +224,6 @@ fn hang_the_api_server(cluster: &mut Cluster) -> Result<()> {
             > 0.0)
             .then_some(()))
     })
-}
-
-fn lose_the_api_server(cluster: &mut Cluster) -> Result<()> {
-    cluster.fixture.api.clear_faults();
-    let away = Effect::Status(503, "away".to_owned());
-    cluster.fixture.api.fault(ApiFault::new(away));
-    Ok(())
 }
 
 fn lower_the_limit_of_files(cluster: &mut Cluster) -> Result<()> {

@@ -32,11 +32,8 @@ fn fire_all<T>(
             }
             Ok(Some(()))
         })?;
-        let started = std::time::Instant::now();
         (fault.inject)(cluster).with_context(|| format!("the fault for {:?}", fault.alerts))?;
-        let injected = started.elapsed();
         prometheus(cluster).expect_firing(fault.alerts)?;
-        eprintln!("XX {:?} {injected:?} {:?}", fault.alerts, started.elapsed());
     }
     Ok(())
 }
