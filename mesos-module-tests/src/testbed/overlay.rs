@@ -32,7 +32,7 @@ pub use container::Container;
 pub use daemon::NodeDaemon;
 pub use traffic::{Capture, Counts, Transfer};
 
-/// The port at which node daemons serve their API by TCP.
+/// The port at which node daemons serve their API by TCP, if they do: see [`OverlayCluster::listen`].
 pub const NODE_PORT: u16 = 6994;
 /// The token that nodes and managers share.
 const TOKEN: &str = "a-token-of-this-test-alone";
@@ -221,11 +221,14 @@ impl OverlayCluster {
         write_config(host, &config)
     }
 
-    /// Adds tables to the configuration of a node of a cluster with services. Its daemon must be started
-    /// again.
-    pub fn add_tables(&self, node: usize, tables: &str) -> Result<()> {
+    /// Lets the daemon of a node of a cluster with services serve its API by TCP at [`NODE_PORT`], and adds
+    /// tables to the node's configuration. Its daemon must be started again.
+    pub fn listen(&self, node: usize, tables: &str) -> Result<()> {
         let host = self.host(node);
         let config = agent_config(host, &node_name(host), &NETWORKS)?;
+        let listen = SocketAddr::new(host.address(), NODE_PORT);
+        let listen = format!("[node]\nlisten = '{listen}'\n");
+        let config = config.replacen("[node]\n", &listen, 1);
         write_config(host, &format!("{config}{BRIDGE_TABLE}{tables}"))
     }
 
@@ -404,11 +407,9 @@ fn agent_config(host: &Host, name: &str, networks: &[&str]) -> Result<String> {
         .iter()
         .map(|network| format!("[[network]]\nname = '{network}'\nprovider = 'overlay'\n"));
     Ok(format!(
-        "[node]\nmanagers = [{}]\ntoken_file = '{}'\nname = '{name}'\nreport_interval = '1s'\n\
-         listen = '{}'\n{}",
+        "[node]\nmanagers = [{}]\ntoken_file = '{}'\nname = '{name}'\nreport_interval = '1s'\n{}",
         managers.join(", "),
         write_token(host, TOKEN)?.display(),
-        SocketAddr::new(host.address(), NODE_PORT),
         networks.collect::<String>()
     ))
 }

@@ -66,6 +66,7 @@ const FAULTS: &[Fault<Cluster>] = &[
         inject: damage_files,
         alerts: &[
             "ContrailMesosCheckpointsDamaged",
+            "ContrailMesosContainersIncomplete",
             "ContrailMesosNetworkAddressesRunOut",
             "ContrailMesosPendingTeardowns",
         ],
@@ -155,7 +156,8 @@ fn start() -> Result<Cluster> {
         "[[network]]\nname = 'tiny'\nprovider = 'bridge'\nbridge = 'tiny0'\nsubnet = '10.33.0.0/29'\n\
          {cni}[node.dns]\nupstreams = ['{NO_SERVER}']\n"
     );
-    overlay.add_tables(0, &tables)?;
+    overlay.listen(0, &tables)?;
+    overlay.listen(1, "")?;
 
     // The second node has no daemon yet, and no configuration that differs.
     overlay.daemons[0].start()?;
@@ -199,7 +201,8 @@ fn start() -> Result<Cluster> {
     })
 }
 
-/// CNI with a plugin whose DEL fails while its directory has a file `broken`.
+/// CNI with a plugin whose DEL fails while its directory has a file `broken`, and whose ADD waits while it
+/// has a file `slow`.
 fn cni_tables(overlay: &OverlayCluster) -> Result<String> {
     let directory = overlay.host(0).directory().join("cni");
     for part in ["net.d", "bin"] {
@@ -210,8 +213,8 @@ fn cni_tables(overlay: &OverlayCluster) -> Result<String> {
     let script = format!(
         "#!/bin/sh\ncase $CNI_COMMAND in\n\
          VERSION) echo '{{\"cniVersion\": \"1.0.0\", \"supportedVersions\": [\"1.0.0\"]}}' ;;\n\
-         ADD) echo '{{\"cniVersion\": \"1.0.0\", \"interfaces\": [], \"ips\": []}}' ;;\n\
-         DEL) test ! -e {}/broken ;;\nesac\n",
+         ADD) while test -e {0}/slow; do sleep 0.1; done; echo '{{\"cniVersion\": \"1.0.0\", \"interfaces\": [], \"ips\": []}}' ;;\n\
+         DEL) test ! -e {0}/broken ;;\nesac\n",
         directory.display()
     );
     let plugin = directory.join("bin/fragile");
@@ -241,8 +244,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn broken_plugin(&self) -> PathBuf {
-        self.overlay.host(0).directory().join("cni/broken")
+    /// A file that the plugin looks at.
+    fn plugin_file(&self, name: &str) -> PathBuf {
+        self.overlay.host(0).directory().join("cni").join(name)
     }
 }
 
@@ -347,7 +351,7 @@ fn remove_a_route_again_and_again(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A network without addresses, a damaged checkpoint, and a plugin whose DEL fails.
+/// A network without addresses, a damaged checkpoint, and a plugin whose DEL fails and whose ADD hangs.
 fn damage_files(cluster: &mut Cluster) -> Result<()> {
     for name in BOXES {
         cluster
@@ -363,15 +367,20 @@ fn damage_files(cluster: &mut Cluster) -> Result<()> {
 
     cluster.overlay.host(0).sh("ip netns add fragile")?;
     cluster.command("attach fragile --netns fragile --network fragile")?;
-    fs::write(cluster.broken_plugin(), "")?;
+    fs::write(cluster.plugin_file("broken"), "")?;
     // It may say that the teardown is pending.
     let _ = cluster.command("detach fragile");
+
+    cluster.overlay.host(0).sh("ip netns add slow")?;
+    fs::write(cluster.plugin_file("slow"), "")?;
+    cluster.command("attach slow --netns slow --network fragile > /dev/null 2>&1 &")?;
     Ok(())
 }
 
 /// More queries than may wait, for names that only a server knows which does not answer.
 fn ask_for_names_of_no_server(cluster: &mut Cluster) -> Result<()> {
     cluster.mend_checkpoint()?;
+    fs::remove_file(cluster.plugin_file("slow"))?;
     cluster.overlay.host(0).sh(&format!(
         "python3 - <<'END'\n\
          import os, socket, struct, time\n\
@@ -469,13 +478,13 @@ fn end(mut cluster: Cluster) -> Result<()> {
     cluster.overlay.managers.start()?;
     cluster.overlay.wait_until_current()?;
     cluster.mend_checkpoint()?;
-    fs::remove_file(cluster.broken_plugin())?;
+    fs::remove_file(cluster.plugin_file("broken"))?;
     // The status names what is pending.
     let _ = cluster.command("detach fragile");
-    for name in BOXES {
+    for name in BOXES.into_iter().chain(["slow"]) {
         cluster.command(&format!("detach {name}"))?;
     }
-    for name in BOXES.into_iter().chain(["fragile"]) {
+    for name in BOXES.into_iter().chain(["fragile", "slow"]) {
         cluster
             .overlay
             .host(0)
