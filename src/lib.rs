@@ -22,6 +22,7 @@ pub mod node_state;
 pub mod preflight;
 pub mod proto;
 pub mod provider;
+pub mod trace;
 pub mod vrouter;
 
 // Of the build script, for its tests.

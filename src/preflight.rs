@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{
@@ -318,6 +319,16 @@ pub(crate) fn read_from_node_daemon(
         let text = format!("{path} is answered with {}", Quoted(&response));
         io::Error::new(io::ErrorKind::InvalidData, text)
     })
+}
+
+/// The same of an answer in JSON.
+pub(crate) fn read_json_from_node_daemon<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    max_bytes: u64,
+) -> io::Result<T> {
+    let body = read_from_node_daemon(socket, path, max_bytes)?;
+    serde_json::from_slice(&body).map_err(io::Error::from)
 }
 
 /// The body of a complete response with the status 200.

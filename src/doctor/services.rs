@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Check, agent, in_thread};
 use crate::config::{Config, Contrail, Node};
-use crate::preflight::read_from_node_daemon;
+use crate::preflight::read_json_from_node_daemon;
 use crate::vrouter::{VrouterClient, VrouterOptions};
 
 /// How long a service has to answer.
@@ -126,8 +126,7 @@ fn node_daemon_checks(socket: &Path) -> Vec<Check> {
 }
 
 fn daemon_status(socket: &Path) -> io::Result<DaemonStatus> {
-    let body = read_from_node_daemon(socket, "/v1/status", MAX_STATUS_BYTES)?;
-    serde_json::from_slice(&body).map_err(io::Error::from)
+    read_json_from_node_daemon(socket, "/v1/status", MAX_STATUS_BYTES)
 }
 
 fn limits() -> Limits {

@@ -1,7 +1,7 @@
 //! Whether a process of the host waits for packets on a port. The local port of an outgoing
 //! connection does not count: its packets belong to that connection.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::NlasIterator;
@@ -57,6 +57,70 @@ pub fn is_listening(transport: Transport, is_v4: bool, port: u16) -> Result<bool
     Ok(found)
 }
 
+/// A socket that waits for packets on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WaitingSocket {
+    /// The address that it is bound to; unspecified for all.
+    pub address: IpAddr,
+    /// Whether it also gets packets of IPv4, if it is bound to all addresses of IPv6.
+    pub has_v4: bool,
+}
+
+impl WaitingSocket {
+    /// Whether packets to that address are for it.
+    #[must_use]
+    pub fn serves(&self, destination: IpAddr) -> bool {
+        if self.address.is_unspecified() {
+            return self.address.is_ipv4() == destination.is_ipv4()
+                || (self.has_v4 && destination.is_ipv4());
+        }
+        self.address == destination
+    }
+}
+
+/// The sockets in the network namespace of the calling thread that wait for packets on `port`.
+pub fn waiting_sockets(
+    transport: Transport,
+    port: u16,
+) -> Result<Vec<WaitingSocket>, NetlinkError> {
+    let mut socket = NetlinkSocket::sock_diag()?;
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let request = request(transport, family, port);
+        found.extend(socket.list(&request, |bytes| waiting_socket(bytes, port))?);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn waiting_socket(response: &[u8], port: u16) -> Option<WaitingSocket> {
+    // Kernels may ignore the filter.
+    if response.get(4..6)? != port.to_be_bytes() {
+        return None;
+    }
+    let octets = <[u8; 16]>::try_from(response.get(8..24)?).ok()?;
+    let attributes = response.get(RESPONSE_BYTES..).unwrap_or_default();
+    let is_v6_only = NlasIterator::new(attributes)
+        .flatten()
+        .find(|attribute| attribute.kind() == INET_DIAG_SKV6ONLY)
+        .is_some_and(|attribute| attribute.value().first() == Some(&1));
+    match *response.first()? {
+        AF_INET => Some(WaitingSocket {
+            address: Ipv4Addr::from(*octets.first_chunk::<4>()?).into(),
+            has_v4: true,
+        }),
+        AF_INET6 => {
+            let address = Ipv6Addr::from(octets);
+            Some(WaitingSocket {
+                address: address.to_canonical(),
+                has_v4: !is_v6_only,
+            })
+        }
+        _ => None,
+    }
+}
+
 /// Whether the port can be bound. Does not listen on it, so that no client meets this socket.
 fn can_bind(transport: Transport, is_v4: bool, port: u16) -> bool {
     let address = SockaddrStorage::from(SocketAddr::new(unspecified(is_v4), port));
@@ -99,32 +163,10 @@ fn request(transport: Transport, family: u8, port: u16) -> Request {
 }
 
 fn is_listener(response: &[u8], is_v4: bool, port: u16) -> bool {
-    let (Some(family), Some(source_port), Some(source)) =
-        (response.first(), response.get(4..6), response.get(8..24))
-    else {
-        return false;
-    };
-    // Kernels may ignore the filter.
-    if source_port != port.to_be_bytes() {
-        return false;
-    }
-    let Ok(octets) = <[u8; 16]>::try_from(source) else {
-        return false;
-    };
-    let address = Ipv6Addr::from(octets);
-    match (*family, is_v4) {
-        (AF_INET, is_v4) => is_v4,
-        (AF_INET6, false) => address.to_ipv4_mapped().is_none(),
-        (AF_INET6, true) => {
-            let attributes = response.get(RESPONSE_BYTES..).unwrap_or_default();
-            let is_v6_only = NlasIterator::new(attributes)
-                .flatten()
-                .find(|attribute| attribute.kind() == INET_DIAG_SKV6ONLY)
-                .is_some_and(|attribute| attribute.value().first() == Some(&1));
-            address.to_ipv4_mapped().is_some() || (address.is_unspecified() && !is_v6_only)
-        }
-        _ => false,
-    }
+    waiting_socket(response, port).is_some_and(|socket| {
+        let serves_all = socket.address.is_unspecified() && socket.has_v4;
+        socket.address.is_ipv4() == is_v4 || (is_v4 && serves_all)
+    })
 }
 
 #[cfg(test)]
@@ -171,6 +213,29 @@ mod root_tests {
             assert_eq!(check(Transport::Udp, 8002), [true, true]);
             drop((server, client, both));
             assert_eq!(check(Transport::Udp, 8000), [false, false]);
+        });
+    }
+
+    #[test]
+    fn sockets_serve_the_addresses_that_they_are_bound_to() {
+        isolated(|| {
+            let served = |port| {
+                let sockets = waiting_sockets(Transport::Tcp, port).unwrap();
+                ["127.0.0.1", "10.1.0.2", "::1", "fd00::2"].map(|address| {
+                    let address = address.parse().unwrap();
+                    sockets.iter().any(|socket| socket.serves(address))
+                })
+            };
+            assert_eq!(served(8000), [false; 4]);
+            let loopback = TcpListener::bind("127.0.0.1:8000").unwrap();
+            assert_eq!(served(8000), [true, false, false, false]);
+            let all = TcpListener::bind("[::]:8001").unwrap();
+            assert_eq!(served(8001), [true; 4]);
+            let v4 = TcpListener::bind("0.0.0.0:8002").unwrap();
+            assert_eq!(served(8002), [true, true, false, false]);
+            let v6 = TcpListener::bind("[::1]:8003").unwrap();
+            assert_eq!(served(8003), [false, false, true, false]);
+            drop((loopback, all, v4, v6));
         });
     }
 }

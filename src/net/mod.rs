@@ -22,6 +22,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod overlay_watch;
+pub mod route_answer;
 pub mod routes;
 pub mod rules;
 pub mod service_watch;

@@ -34,6 +34,7 @@ mod read;
 mod ruleset;
 pub mod services;
 pub mod sources;
+pub mod verdict;
 pub mod watch;
 
 /// The table's name; its family is `inet`.

@@ -23,6 +23,7 @@ mod output;
 mod state;
 mod status;
 mod strays;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ enum Command {
     Check(strays::Check),
     /// Collect what a report of a problem needs into one archive, without secrets
     Dump(dump::DumpCommand),
+    Trace(trace::TraceCommand),
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -181,6 +183,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             needs_root("check")?;
             let config = command.state.load(&source)?;
             runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
+        }
+        Command::Trace(command) => {
+            needs_root("trace")?;
+            let config = command.state.load(&source)?;
+            runtime()?.block_on(async {
+                let attacher = StateOptions::attacher(&config)?;
+                command.run(&attacher, &config).await
+            })
         }
         Command::Status(command) => {
             if !command.cluster {

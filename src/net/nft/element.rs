@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use netlink_bindings::nftables::{OpNewsetelemDo, PushDataAttrs, PushSetelemListElemAttrs};
@@ -117,6 +117,38 @@ impl Element {
             data: Some(data),
             comment: comment.to_owned(),
         }
+    }
+
+    /// The protocol, the port of the host, and where packets to it go, of a mapped port.
+    #[must_use]
+    pub fn mapped_port(&self) -> Option<(u8, u16, SocketAddr)> {
+        if !self.set.is_exclusive() {
+            return None;
+        }
+        let [protocol, _, _, _, high, low, ..] = *self.key.as_slice() else {
+            return None;
+        };
+        let data = self.data.as_ref()?;
+        let (target, port) = data.split_at_checked(data.len().checked_sub(4)?)?;
+        let target = match target.len() {
+            4 => IpAddr::from(*target.first_chunk::<4>()?),
+            _ => IpAddr::from(*target.first_chunk::<16>()?),
+        };
+        let port = u16::from_be_bytes(*port.first_chunk::<2>()?);
+        let host_port = u16::from_be_bytes([high, low]);
+        Some((protocol, host_port, SocketAddr::new(target, port)))
+    }
+
+    /// A packet from `source` to `destination`, to be looked for among the masqueraded ones with
+    /// [`Element::overlaps`].
+    #[must_use]
+    pub fn masqueraded_packet(source: IpAddr, destination: IpAddr) -> Self {
+        let set = if destination.is_ipv4() {
+            Set::Masquerade4
+        } else {
+            Set::Masquerade6
+        };
+        Self::pair(set, (source, source), (destination, destination), "")
     }
 
     /// A bridge of containers.

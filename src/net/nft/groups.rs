@@ -39,6 +39,7 @@ use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6, Side, family_o
 use super::program::{
     self, ChainKind, Difference, Hook, SetKind, Table, TableChain, TableName, TableRule, TableSet,
 };
+use super::verdict::{address_in_set, table_exists};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::rules::ALLOWED_MARK;
 
@@ -94,7 +95,8 @@ pub enum MemberSet {
 
 impl MemberSet {
     /// What an operator reads.
-    fn label(&self) -> String {
+    #[must_use]
+    pub fn label(&self) -> String {
         match self {
             Self::Group(name) => format!("the members of group {name}"),
             Self::Named(name) => format!("the containers that name {name}"),
@@ -694,6 +696,49 @@ impl GroupTables {
             }
         }
     }
+}
+
+/// What the tables of the calling thread's network namespace have of a packet to a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EnforcedPolicy {
+    /// Whether there are tables.
+    pub is_active: bool,
+    /// Whether the destination is a container that is known.
+    pub is_known: bool,
+    /// The sets of sources that have the source.
+    pub members: BTreeSet<MemberSet>,
+    /// Whether the source is a node of the cluster, or this host.
+    pub is_node: bool,
+    /// Whether the source is in the subnets of the networks that isolate groups.
+    pub is_isolating: bool,
+}
+
+/// Reads what the tables of the calling thread's network namespace have of packets from `source` to
+/// `destination`, of the same family: which of `sets` have the source, too.
+pub fn enforced(
+    source: IpAddr,
+    destination: IpAddr,
+    sets: &BTreeSet<MemberSet>,
+) -> Result<EnforcedPolicy, NetlinkError> {
+    let mut socket = NetlinkSocket::netfilter()?;
+    let digit = digit(family_of(destination));
+    let mut has = |set: &str, address| address_in_set(&mut socket, TABLE, set, address);
+    let mut members = BTreeSet::new();
+    for set in sets {
+        if has(&set.set_name(family_of(destination)), source)? {
+            members.insert(set.clone());
+        }
+    }
+    let is_known = has(&format!("containers{digit}"), destination)?;
+    let is_node = has(&format!("nodes{digit}"), source)?;
+    let is_isolating = has(&format!("isolating{digit}"), source)?;
+    Ok(EnforcedPolicy {
+        is_active: table_exists(&mut socket, TABLE)?,
+        is_known,
+        members,
+        is_node,
+        is_isolating,
+    })
 }
 
 fn difference(present: &[Option<Table>], desired: &[Option<Table>; 2]) -> Difference {

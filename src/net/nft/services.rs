@@ -396,6 +396,16 @@ pub fn connections() -> Result<BTreeMap<Frontend, u64>, NetlinkError> {
     elements::connections(&mut NetlinkSocket::netfilter()?)
 }
 
+/// The backends of a service, as the kernel of the calling thread's network namespace has them: none if
+/// it has no such service, an empty list if it refuses connections to it.
+pub fn backends(frontend: &Frontend) -> Result<Option<Vec<SocketAddr>>, NetlinkError> {
+    let mut found = FoundElements::read(&mut NetlinkSocket::netfilter()?)?;
+    Ok(found
+        .services
+        .remove(frontend)
+        .map(|elements| elements.targets()))
+}
+
 fn structure(
     policy: &ServicePolicy,
     present: Option<&Table>,

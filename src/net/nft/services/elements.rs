@@ -125,6 +125,11 @@ impl Elements {
         }
     }
 
+    /// The backends.
+    pub(super) fn targets(self) -> Vec<SocketAddr> {
+        self.slots.into_values().collect()
+    }
+
     /// Gives the backends of `wanted` numbers, of which as few as possible are others than now: what the
     /// last ones had moves into the holes.
     pub(super) fn arrange(&self, wanted: &Balance) -> Balance {
