@@ -6,6 +6,7 @@ pub mod agent_containers;
 pub mod address_history;
 pub mod cni_plugin;
 pub mod config;
+pub mod connectivity;
 pub mod doctor;
 pub mod dump;
 pub mod endpoints;

@@ -175,7 +175,7 @@ mod root_tests {
     fn kernel_says_why_a_packet_goes_nowhere() {
         isolated(|| {
             for name in ["d0", "d1"] {
-                run("ip", &format!("link add {name} type dummy"));
+                run("ip", &format!("link add {name} type bridge"));
                 run("ip", &format!("link set {name} up"));
             }
             let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();

@@ -1,12 +1,13 @@
 //! What this node knows of the cluster: what the node daemon answers or, without it, has written last.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{
-    Endpoint, Node, NodeSubnets, Overlay, SecurityGroup, Service, ServiceKey, ServiceSettings,
+    Backend, BackendState, Endpoint, Node, NodeSubnets, Overlay, Reach, SecurityGroup, Service,
+    ServiceKey, ServiceProtocol, ServiceSettings,
 };
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::IpNet;
@@ -105,6 +106,45 @@ impl KnownCluster {
         settings.is_some_and(|settings| {
             let is_in_range = settings.ranges.iter().any(|range| range.contains(&address));
             is_in_range && !settings.dns.contains(&address)
+        })
+    }
+}
+
+/// What this node knows of services and overlays, for tests of connectivity.
+#[derive(Debug)]
+pub(crate) struct KnownServices(KnownCluster);
+
+impl KnownServices {
+    /// Reads it; empty if there is none. Blocks.
+    pub(crate) fn read(state_dir: &Path, socket: &Path) -> Self {
+        Self(KnownCluster::read(state_dir, socket))
+    }
+
+    /// Whether containers of other overlays cannot reach those of this one.
+    pub(crate) fn is_isolated_overlay(&self, name: &str) -> bool {
+        let overlay = self.0.overlays.get(name);
+        overlay.is_some_and(|overlay| overlay.isolated)
+    }
+
+    /// Whether the overlay isolates groups.
+    pub(crate) fn isolates_groups(&self, name: &str) -> bool {
+        let overlay = self.0.overlays.get(name);
+        overlay.is_some_and(|overlay| overlay.groups.is_some())
+    }
+
+    /// The name and address of a TCP service with a ready backend that other hosts reach.
+    pub(crate) fn tcp_service(&self, is_v4: bool) -> Option<(String, SocketAddr)> {
+        let is_usable = |backend: &Backend| {
+            backend.state == BackendState::Ready
+                && backend.reach == Reach::Cluster
+                && backend.address.is_ipv4() == is_v4
+        };
+        self.0.services.iter().find_map(|(key, service)| {
+            let has_backend = service.backends.iter().any(is_usable);
+            let mut addresses = service.addresses.iter().copied();
+            let address = addresses.find(|address| address.is_ipv4() == is_v4)?;
+            (key.protocol == ServiceProtocol::Tcp && has_backend)
+                .then(|| (key.to_string(), SocketAddr::new(address, key.port)))
         })
     }
 }

@@ -436,12 +436,13 @@ fn routed(steps: &mut Steps, path: &Path, branch: &Branch, facts: &RoutedFacts) 
     firewall(steps, &facts.firewall, facts.hook, HOST);
     match facts.masquerade {
         Some(true) => steps.passes("masquerade", "the source becomes the host's address"),
-        Some(false) => steps.stops(
+        // Other containers answer by the host, too.
+        Some(false) if matches!(branch.target, TargetSide::Elsewhere) => steps.stops(
             "masquerade-missing",
             "the host's rules (table inet contrail_mesos) do not translate the source, so that no answer comes back",
             "somebody changed the table; a running contrail-mesos-node or agent puts it back",
         ),
-        None => {}
+        Some(false) | None => {}
     }
 }
 

@@ -533,7 +533,11 @@ impl<'a> Tracer<'a> {
         let target_side = match (receiver, &crossing) {
             (Some(receiver), _) => {
                 // Whatever the source is translated to, the gateway leads there.
-                let back = packet.source.filter(|_| !is_translated);
+                let is_masqueraded = match &crossing {
+                    Crossing::Routed(routed) => routed.masquerade == Some(true),
+                    _ => false,
+                };
+                let back = packet.source.filter(|_| !is_translated && !is_masqueraded);
                 let other_side = back.unwrap_or(packet.destination);
                 let mut facts = self.container(host, receiver, other_side).await?;
                 if back.is_none() {
@@ -642,19 +646,9 @@ impl<'a> Tracer<'a> {
                 },
             )?,
         };
-        let masquerade = sender.and_then(LocalInterface::bridge).and_then(|bridge| {
-            let is_outside = receiver.is_none()
-                && output.as_ref().is_some_and(|name| *name != bridge.bridge)
-                && host.cluster.node_of(packet.destination).is_none()
-                && !host.is_own(packet.destination);
-            let source = packet.source.filter(|_| bridge.masquerade && is_outside)?;
-            let wanted = Element::masqueraded_packet(source, packet.destination);
-            Some(
-                host.elements
-                    .iter()
-                    .any(|element| element.overlaps(&wanted)),
-            )
-        });
+        let masquerade = sender
+            .and_then(LocalInterface::bridge)
+            .and_then(|bridge| masquerade(host, bridge, packet, &route));
         Ok(Crossing::Routed(Box::new(RoutedFacts {
             forwards: input.is_none() || is_local || forwards,
             forwarding_setting: setting,
@@ -894,6 +888,29 @@ fn host_end(host: &Host, bridge: &BridgeIntent) -> HostEnd {
         is_bridge_up: bridge_link.map(|link| link.up),
         missing_gateways: missing.copied().collect(),
     }
+}
+
+/// Whether the rules translate the source of a packet that leaves its network; none if they need not.
+fn masquerade(host: &Host, bridge: &BridgeIntent, packet: Packet, route: &Routing) -> Option<bool> {
+    let destination = packet.destination;
+    let leaves = match route {
+        Routing::Leaves { interface, .. } => *interface != bridge.bridge,
+        _ => false,
+    };
+    let overlay = bridge.overlay.iter();
+    let mut same = overlay
+        .flat_map(|overlay| &overlay.cluster_subnets)
+        .chain(&bridge.bridge_addresses);
+    let is_same_network = same.any(|net| net.contains(&destination));
+    let source = packet
+        .source
+        .filter(|_| bridge.masquerade && leaves && !is_same_network)?;
+    let wanted = Element::masqueraded_packet(source, destination);
+    Some(
+        host.elements
+            .iter()
+            .any(|element| element.overlaps(&wanted)),
+    )
 }
 
 fn switched(

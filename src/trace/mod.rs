@@ -22,6 +22,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub(crate) use cluster::KnownServices;
 pub use decide::decide;
 pub use gather::{TraceError, Tracer};
 pub use target::{Destination, InvalidPoint, Origin};
@@ -106,3 +107,6 @@ pub struct Trace {
     /// Those of these two addresses, in the last minutes.
     pub recent_drops: Vec<RecentDrops>,
 }
+
+#[cfg(test)]
+mod root_tests;

@@ -11,6 +11,7 @@ mod address;
 mod attach;
 mod check;
 mod cluster_status;
+mod connectivity;
 mod container;
 mod detach;
 mod doctor;
@@ -82,6 +83,7 @@ enum Command {
     /// Collect what a report of a problem needs into one archive, without secrets
     Dump(dump::DumpCommand),
     Trace(trace::TraceCommand),
+    Connectivity(connectivity::ConnectivityCommand),
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -183,6 +185,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             needs_root("check")?;
             let config = command.state.load(&source)?;
             runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
+        }
+        Command::Connectivity(command) => {
+            needs_root("connectivity")?;
+            let config = source.load()?;
+            runtime()?.block_on(command.run(&config))
         }
         Command::Trace(command) => {
             needs_root("trace")?;

@@ -523,13 +523,15 @@ fn judge_expression(
         }
         ExprOps::Lookup(lookup) => {
             const INVERTED: u32 = 1;
-            // A map: its verdict is not known.
-            if lookup.get_dreg().is_ok() {
+            // The specification from which the bindings are generated has these attributes in another
+            // order: the kernel's source register is their set's id, and its destination register,
+            // which only a map has, their source register.
+            if lookup.get_sreg().is_ok() {
                 return None;
             }
             let set = lookup.get_set().ok()?.to_string_lossy().into_owned();
             let is_inverted = lookup.get_flags().is_ok_and(|flags| flags & INVERTED != 0);
-            let register = lookup.get_sreg().ok()?;
+            let register = lookup.get_set_id().ok()?;
             // The length of its keys is not in the rule: that of what is known, longest first.
             let mut found = None;
             for length in [16, 8, 4, 2, 1] {

@@ -194,7 +194,8 @@ fn each_cause_has_a_code() {
             routed(path).route = Routing::Refused(RouteRefusal::ReversePath);
         }),
         ("masquerade-missing", |path| {
-            routed(path).masquerade = Some(false)
+            routed(path).masquerade = Some(false);
+            path.branches[0].target = TargetSide::Elsewhere;
         }),
         ("firewall-drop", |path| routed(path).firewall = dropped()),
         ("firewall-drop", |path| {
