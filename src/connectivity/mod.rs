@@ -628,13 +628,13 @@ impl<'a> Connectivity<'a> {
             text,
         );
         if result == CheckResult::Failed && !probe.is_refused {
-            checked.cause = self.cause(&probe).await;
+            checked.cause = self.cause(scratch, &probe).await;
         }
         checked
     }
 
     /// What stops the packets of a probe, if a trace finds it.
-    async fn cause(&self, probe: &Probe<'_>) -> Option<String> {
+    async fn cause(&self, scratch: &ScratchNetwork, probe: &Probe<'_>) -> Option<String> {
         let origin = match probe.from {
             ProbeOrigin::Container(container) => Origin::Named(container.name()),
             ProbeOrigin::Host => Origin::Host,
@@ -651,7 +651,11 @@ impl<'a> Connectivity<'a> {
             port: probe.to.port(),
             transport,
         };
-        let tracer = Tracer::new(&attacher, self.config);
+        let mut tracer = Tracer::new(&attacher, self.config);
+        for container in [&scratch.first, &scratch.second] {
+            let id = container.checkpoint.container.clone();
+            tracer = tracer.with_namespace(id, container.namespace.try_clone().ok()?);
+        }
         let trace = tracer.trace(&origin, &destination).await.ok()?;
         trace.cause.map(str::to_owned)
     }

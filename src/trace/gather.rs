@@ -1,43 +1,45 @@
 //! Reads what there is on the way of a packet. Changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod groups;
+mod host_side;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use contrail_mesos_api::cluster::{Membership, NodeSubnets};
+use contrail_mesos_api::cluster::NodeSubnets;
+use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::Limits;
 use contrail_mesos_api::text::{Quoted, with_causes};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+use self::host_side::{forwarding, host_end, mapping, masquerade, sockets, switched, translations};
 use super::cluster::KnownCluster;
 use super::host::{
     Host, LocalContainer, LocalInterface, SourceEnd, container_named, remote_named, resolve,
     routing,
 };
 use super::path::{
-    Branch, ContainerFacts, Crossing, FlowsFacts, HostEnd, MappingFacts, NodeFacts, Path,
-    PolicyFacts, RoutedFacts, Routing, ServiceFacts, SocketFacts, SourceSide, TargetSide,
-    VrouterFacts,
+    Branch, ContainerFacts, Crossing, FlowsFacts, NodeFacts, Path, RoutedFacts, Routing,
+    SocketFacts, SourceSide, TargetSide, VrouterFacts,
 };
 use super::target::{Destination, Origin};
 use super::{RecentDrops, Trace, decide, namespaces};
 use crate::config::Config;
-use crate::endpoints::{policy, read_groups};
 use crate::isolator::attacher::Attacher;
 use crate::isolator::checkpoint::{CheckpointError, StoredCheckpoint};
 use crate::net::links;
-use crate::net::listeners::{Transport, waiting_sockets};
+use crate::net::listeners::Transport;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns::{self, NetnsError};
-use crate::net::nft::groups::{ContainerRules, Drops, MemberSet, enforced};
-use crate::net::nft::services::{Frontend, backends};
+use crate::net::nft::groups::Drops;
 use crate::net::nft::verdict::{FirstPacket, PacketHook};
-use crate::net::nft::{self, Element, NftError};
+use crate::net::nft::{self, NftError};
 use crate::net::route_answer::{self, RouteQuestion};
 use crate::net::rules::ALLOWED_MARK;
-use crate::net::{addressing, conntrack, neighbours, sysctl, vxlan};
-use crate::provider::bridge::BridgeIntent;
+use crate::net::{addressing, conntrack, neighbours, vxlan};
 use crate::provider::contrail::ContrailIntent;
 use crate::vrouter::{VrouterClient, VrouterOptions};
 
@@ -69,9 +71,6 @@ pub enum TraceError {
     /// A container, or another end, has no address of the family.
     #[error("{0} has no address of the family of the other end")]
     NoAddress(String),
-    /// A container of another node, or a service, cannot be a source here.
-    #[error("{0} is not on this host; trace it on its node")]
-    NotHere(String),
     /// The checkpoints cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -90,6 +89,8 @@ pub enum TraceError {
 pub struct Tracer<'a> {
     attacher: &'a Attacher,
     config: &'a Config,
+    /// Those that neither a handle nor a process leads to.
+    namespaces: Vec<(ContainerId, OwnedFd)>,
 }
 
 pub(super) fn quoted(text: &str) -> String {
@@ -123,7 +124,28 @@ impl<'a> Tracer<'a> {
     /// A tracer for the containers of `attacher`.
     #[must_use]
     pub fn new(attacher: &'a Attacher, config: &'a Config) -> Self {
-        Self { attacher, config }
+        Self {
+            attacher,
+            config,
+            namespaces: vec![],
+        }
+    }
+
+    /// The same with the network namespace of a container, which then is not looked for.
+    #[must_use]
+    pub fn with_namespace(mut self, container: ContainerId, namespace: OwnedFd) -> Self {
+        self.namespaces.push((container, namespace));
+        self
+    }
+
+    /// Opens the namespace of a container. The error says why it cannot be found.
+    async fn namespace(&self, interface: LocalInterface<'_>) -> Result<OwnedFd, String> {
+        let checkpoint = &interface.container.checkpoint;
+        let mut given = self.namespaces.iter();
+        match given.find(|(container, _)| *container == checkpoint.container) {
+            Some((_, namespace)) => namespace.try_clone().map_err(|error| error.to_string()),
+            None => namespaces::open(self.attacher, checkpoint, interface.intent).await,
+        }
     }
 
     /// Follows a packet. Blocks for requests to the kernel.
@@ -394,7 +416,7 @@ impl<'a> Tracer<'a> {
         if let Some(contrail) = interface.contrail() {
             facts.vrouter = Some(self.vrouter(contrail).await);
         }
-        let namespace = match namespaces::open(self.attacher, &container.checkpoint, intent).await {
+        let namespace = match self.namespace(interface).await {
             Ok(namespace) => namespace,
             Err(error) => {
                 facts.namespace_error = Some(error);
@@ -500,9 +522,7 @@ impl<'a> Tracer<'a> {
         packet: Packet,
         input: Option<String>,
     ) -> Result<Option<SocketFacts>, TraceError> {
-        let checkpoint = &interface.container.checkpoint;
-        let opened = namespaces::open(self.attacher, checkpoint, interface.intent).await;
-        let Ok(namespace) = opened else {
+        let Ok(namespace) = self.namespace(interface).await else {
             return Ok(None);
         };
         let facts = netns::run_in(namespace, move || sockets(packet, input)).await??;
@@ -660,123 +680,6 @@ impl<'a> Tracer<'a> {
         })))
     }
 
-    /// What groups say at a container of this host.
-    fn policy_here(
-        &self,
-        host: &Host,
-        sender: Option<LocalInterface<'_>>,
-        packet: Packet,
-        receiver: LocalInterface<'_>,
-        is_translated: bool,
-    ) -> Result<Option<PolicyFacts>, TraceError> {
-        let (Some(bridge), Some(source)) = (receiver.bridge(), packet.source) else {
-            return Ok(None);
-        };
-        let checkpoints = self.attacher.checkpoints();
-        let changed = read_groups(checkpoints, &receiver.container.checkpoint.container);
-        let changed = changed.ok().flatten();
-        let container_policy = policy(receiver.intent, changed.as_ref());
-        let own_overlay = bridge.overlay.as_ref().map(|overlay| overlay.name.as_str());
-        let isolated_overlay = own_overlay
-            .and_then(|name| host.cluster.overlays.get(name))
-            .filter(|overlay| overlay.isolated)
-            .filter(|overlay| {
-                let other = host.cluster.overlay_of(source);
-                other.is_some_and(|other| other.name != overlay.name)
-            })
-            .map(|overlay| overlay.name.clone());
-        if container_policy.is_none() && isolated_overlay.is_none() {
-            return Ok(None);
-        }
-        let is_spoofed = sender.is_some_and(|sender| {
-            let isolates = sender
-                .bridge()
-                .is_some_and(|bridge| bridge.policy.is_some());
-            isolates && !sender.has(source)
-        });
-        let mut facts = PolicyFacts {
-            is_from_host: host.is_own(source),
-            is_translated,
-            is_spoofed,
-            isolated_overlay,
-            isolates_groups: container_policy.is_some(),
-            ..PolicyFacts::default()
-        };
-        if let Some(container_policy) = container_policy {
-            let admission = container_policy.admission;
-            facts.admits_own_host = admission.hosts;
-            self.add_groups(host, &mut facts, &container_policy.membership, source);
-            facts.rules.admits_nodes = own_overlay.is_some() && admission.hosts;
-            facts.rules.admits_mapped_ports = admission.mapped_ports;
-        }
-        let sets: BTreeSet<MemberSet> = facts.rules.member_sets().collect();
-        facts.enforced = Some(enforced(source, packet.destination, &sets)?);
-        Ok(Some(facts))
-    }
-
-    /// What groups say at a container of another node, as far as the managers know them.
-    fn policy_there(&self, host: &Host, packet: Packet) -> Option<PolicyFacts> {
-        let source = packet.source?;
-        let overlay = host.cluster.overlay_of(packet.destination)?;
-        let from = host.cluster.overlay_of(source);
-        let is_other = from.is_some_and(|from| from.name != overlay.name);
-        let endpoint = host.cluster.endpoint(packet.destination);
-        let mut facts = PolicyFacts {
-            isolated_overlay: (overlay.isolated && is_other).then(|| overlay.name.clone()),
-            isolates_groups: overlay.groups.is_some() && endpoint.is_some(),
-            ..PolicyFacts::default()
-        };
-        if facts.isolated_overlay.is_none() && !facts.isolates_groups {
-            return None;
-        }
-        if let Some(endpoint) = endpoint {
-            self.add_groups(host, &mut facts, &endpoint.membership, source);
-        }
-        // Of the admission of hosts, each node decides for itself.
-        let admits_nodes = overlay.groups.is_some_and(|admission| admission.hosts);
-        (!(admits_nodes && host.is_own(source))).then_some(facts)
-    }
-
-    /// Adds what reaches a container of these groups, and what the source should be a member of.
-    fn add_groups(
-        &self,
-        host: &Host,
-        facts: &mut PolicyFacts,
-        membership: &Membership,
-        source: IpAddr,
-    ) {
-        facts.rules = ContainerRules {
-            sources: if membership.is_empty() {
-                [MemberSet::Ungrouped].into()
-            } else {
-                let groups = membership.groups.iter().cloned();
-                groups.map(MemberSet::Group).collect()
-            },
-            ..ContainerRules::default()
-        };
-        for name in &membership.security_groups {
-            match host.cluster.security_groups.get(name) {
-                Some(group) => facts.rules.rules.extend(group.rules.iter().cloned()),
-                None => facts.unknown_security_groups.push(name.clone()),
-            }
-        }
-        let all = |membership: &Membership| {
-            let groups = membership.groups.iter();
-            groups.chain(&membership.security_groups).cloned().collect()
-        };
-        facts.destination_groups = all(membership);
-        if let Some(groups) = host.groups_of(self.attacher, source) {
-            if groups.is_empty() {
-                facts.expected.insert(MemberSet::Ungrouped);
-            }
-            let named = groups.groups.iter().chain(&groups.security_groups);
-            facts.expected.extend(named.cloned().map(MemberSet::Named));
-            let members = groups.groups.iter().cloned();
-            facts.expected.extend(members.map(MemberSet::Group));
-            facts.source_groups = Some(all(&groups));
-        }
-    }
-
     /// A destination that no container of this host has.
     fn elsewhere(&self, host: &Host, packet: Packet) -> Result<TargetSide, TraceError> {
         if let Some((node, subnets)) = host.cluster.node_of(packet.destination) {
@@ -867,192 +770,4 @@ impl<'a> Tracer<'a> {
         }
         Ok(TargetSide::Node(facts))
     }
-}
-
-fn host_end(host: &Host, bridge: &BridgeIntent) -> HostEnd {
-    let link = host.link_named(&bridge.host_interface);
-    let bridge_link = host.link_named(&bridge.bridge);
-    let missing = bridge.bridge_addresses.iter().filter(|net| {
-        let has = |(index, found): &(u32, IpNet)| {
-            bridge_link.is_some_and(|link| link.index == *index) && found.addr() == net.addr()
-        };
-        !host.addresses.iter().any(has)
-    });
-    HostEnd {
-        interface: bridge.host_interface.clone(),
-        is_up: link.map(|link| link.up),
-        is_port: link
-            .zip(bridge_link)
-            .is_some_and(|(link, bridge)| link.controller == Some(bridge.index)),
-        bridge: bridge.bridge.clone(),
-        is_bridge_up: bridge_link.map(|link| link.up),
-        missing_gateways: missing.copied().collect(),
-    }
-}
-
-/// Whether the rules translate the source of a packet that leaves its network; none if they need not.
-fn masquerade(host: &Host, bridge: &BridgeIntent, packet: Packet, route: &Routing) -> Option<bool> {
-    let destination = packet.destination;
-    let leaves = match route {
-        Routing::Leaves { interface, .. } => *interface != bridge.bridge,
-        _ => false,
-    };
-    let overlay = bridge.overlay.iter();
-    let mut same = overlay
-        .flat_map(|overlay| &overlay.cluster_subnets)
-        .chain(&bridge.bridge_addresses);
-    let is_same_network = same.any(|net| net.contains(&destination));
-    let source = packet
-        .source
-        .filter(|_| bridge.masquerade && leaves && !is_same_network)?;
-    let wanted = Element::masqueraded_packet(source, destination);
-    Some(
-        host.elements
-            .iter()
-            .any(|element| element.overlaps(&wanted)),
-    )
-}
-
-fn switched(
-    host: &Host,
-    from: &BridgeIntent,
-    to: &BridgeIntent,
-    packet: Packet,
-) -> Result<Crossing, TraceError> {
-    let is_isolated = |bridge: &BridgeIntent| {
-        let link = host.link_named(&bridge.host_interface);
-        let port = link.and_then(|link| link.port);
-        port.is_some_and(|port| port.is_isolated)
-    };
-    let setting = if packet.destination.is_ipv4() {
-        "net/bridge/bridge-nf-call-iptables"
-    } else {
-        "net/bridge/bridge-nf-call-ip6tables"
-    };
-    let is_shown = sysctl::get(setting).as_deref() == Some("1");
-    let firewall = match packet.source.filter(|_| is_shown) {
-        Some(source) => Some(nft::verdict::judge(
-            PacketHook::Forward,
-            &FirstPacket {
-                source,
-                destination: packet.destination,
-                protocol: protocol_number(packet.transport),
-                port: packet.port,
-                input: Some(from.bridge.clone()),
-                output: Some(from.bridge.clone()),
-            },
-        )?),
-        None => None,
-    };
-    Ok(Crossing::Switched {
-        bridge: from.bridge.clone(),
-        is_isolated: is_isolated(from) && is_isolated(to),
-        firewall,
-    })
-}
-
-/// The setting that makes the host forward packets of a family from an interface, and whether it does.
-fn forwarding(destination: IpAddr, input: Option<&str>) -> (String, bool) {
-    let is_on = |name: &str| sysctl::get(name).as_deref() == Some("1");
-    if destination.is_ipv6() {
-        let name = "net/ipv6/conf/all/forwarding";
-        return (name.replace('/', "."), is_on(name));
-    }
-    let all = "net/ipv4/ip_forward";
-    let own = input.map(|input| format!("net/ipv4/conf/{input}/forwarding"));
-    match own {
-        Some(own) if is_on(all) => (own.replace('/', "."), is_on(&own)),
-        _ => (all.replace('/', "."), is_on(all)),
-    }
-}
-
-/// The service at the packet's destination, and its backends.
-fn translations(
-    host: &Host,
-    packet: Packet,
-) -> Result<(Option<ServiceFacts>, Vec<SocketAddr>), TraceError> {
-    let protocol = protocol_number(packet.transport);
-    let frontend = Frontend {
-        address: packet.destination,
-        protocol,
-        port: packet.port,
-    };
-    let programmed = backends(&frontend)?;
-    let known = host
-        .cluster
-        .service(packet.destination, packet.port, protocol);
-    if programmed.is_none()
-        && known.is_none()
-        && !host.cluster.is_service_address(packet.destination)
-    {
-        return Ok((None, vec![]));
-    }
-    let draining = known.map_or_else(Vec::new, |service| {
-        let backends = service.backends.iter();
-        let draining = backends
-            .filter(|backend| backend.state == contrail_mesos_api::cluster::BackendState::Draining);
-        draining
-            .map(|backend| format!("{} ({})", quoted(&backend.task), backend.address))
-            .collect()
-    });
-    let targets = programmed.clone().unwrap_or_default();
-    let facts = ServiceFacts {
-        name: known.map_or_else(
-            || frontend.to_string(),
-            |service| service.service.to_string(),
-        ),
-        is_programmed: programmed.is_some(),
-        backends: targets.clone(),
-        draining,
-    };
-    Ok((Some(facts), targets))
-}
-
-/// The mapped port that a packet to the host is for.
-fn mapping(host: &Host, packet: Packet) -> Option<MappingFacts> {
-    if !host.is_own(packet.destination) {
-        return None;
-    }
-    let protocol = protocol_number(packet.transport);
-    let mut elements = host.elements.iter().filter_map(Element::mapped_port);
-    let target = elements.find(|(number, port, target)| {
-        (*number, *port) == (protocol, packet.port)
-            && target.is_ipv4() == packet.destination.is_ipv4()
-    });
-    let target = target.map(|(_, _, target)| target);
-    let name = protocol_name(packet.transport);
-    let owner = host.interfaces().find(|one| {
-        let mut ports = one.intent.ports.iter();
-        ports.any(|port| port.host_port == packet.port && port.protocol.to_string() == name)
-            && one.address(packet.destination.is_ipv4()).is_some()
-    });
-    if target.is_none() && owner.is_none_or(|one| one.bridge().is_none()) {
-        return None;
-    }
-    Some(MappingFacts {
-        container: owner.map(|one| one.container.name()),
-        target,
-    })
-}
-
-/// The sockets of the calling thread's namespace that wait for a packet.
-fn sockets(packet: Packet, input: Option<String>) -> Result<SocketFacts, NetlinkError> {
-    let firewall = match packet.source {
-        Some(source) => nft::verdict::judge(
-            PacketHook::Input,
-            &FirstPacket {
-                source,
-                destination: packet.destination,
-                protocol: protocol_number(packet.transport),
-                port: packet.port,
-                input,
-                output: None,
-            },
-        )?,
-        None => nft::verdict::FirewallVerdict::default(),
-    };
-    Ok(SocketFacts {
-        waiting: waiting_sockets(packet.transport, packet.port)?,
-        firewall,
-    })
 }

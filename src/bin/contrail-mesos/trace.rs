@@ -8,13 +8,15 @@ use clap::Args;
 use contrail_mesos::config::Config;
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::trace::{Destination, Origin, Outcome, Trace, Tracer, Verdict};
-use contrail_mesos_api::text::Escaped;
+use contrail_mesos_api::text::{Escaped, with_causes};
 use serde::Serialize;
 
 use crate::Output;
-use crate::output::{SCHEMA_VERSION, print};
+use crate::output::{SCHEMA_VERSION, print, print_error};
 use crate::state::StateOptions;
 
+/// There is no answer: the status of commands that are not understood.
+const NOT_TRACED: u8 = 2;
 /// What cannot be seen from this host decides.
 const UNKNOWN: u8 = 3;
 
@@ -23,7 +25,7 @@ const UNKNOWN: u8 = 3;
 /// Reads the state of containers, routes, rules and sockets; nothing is sent and nothing is changed.
 ///
 /// Exits with 0 if the packet arrives or leaves this host, 1 if something stops it, 2 if the command is not
-/// understood, and 3 if what decides cannot be seen from here.
+/// understood or one of its ends is not known, and 3 if what decides cannot be seen from here.
 #[derive(Args)]
 #[command(after_help = "Examples:
   contrail-mesos trace web.3f2a db.11:5432
@@ -55,7 +57,13 @@ struct TraceDocument<'a> {
 impl TraceCommand {
     pub(crate) async fn run(self, attacher: &Attacher, config: &Config) -> Result<ExitCode> {
         let tracer = Tracer::new(attacher, config);
-        let trace = tracer.trace(&self.from, &self.to).await?;
+        let trace = match tracer.trace(&self.from, &self.to).await {
+            Ok(trace) => trace,
+            Err(error) => {
+                print_error(&format!("contrail-mesos: {}", with_causes(&error)));
+                return Ok(NOT_TRACED.into());
+            }
+        };
         let text = match self.output {
             Output::Json => {
                 let document = TraceDocument {
