@@ -7,11 +7,12 @@
 //! interface end with the process. While packets are sent, nothing of this program repairs the host.
 
 mod junit;
+mod outside;
 mod packets;
 mod peers;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,13 +22,11 @@ use serde::Serialize;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, sleep};
 
+use self::outside::{OUTSIDE_V4, OUTSIDE_V6, OutsideHost};
 use self::peers::{EchoServers, EchoSockets, Probed};
 use crate::config::{Config, Network, NetworkProvider};
 use crate::isolator::attacher::{Attacher, Target};
 use crate::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
-use crate::net::addressing::{self, NewRoute, unspecified};
-use crate::net::links::{self, VethPair};
-use crate::net::netlink::NetlinkSocket;
 use crate::net::netns::{self, Kind, NetnsError};
 use crate::network_request;
 use crate::node_dns::NodeDns;
@@ -38,25 +37,18 @@ use crate::trace::{Destination, KnownServices, Origin, Tracer};
 
 /// How the names of scratch containers begin.
 pub const NAME_PREFIX: &str = "connectivity-test-";
+/// The check that comes first, and so waits for rules.
+const FIRST_CHECK: &str = "tcp";
 /// The port of the servers in them.
 const SERVER_PORT: u16 = 8080;
 /// The group of those that reach each other, and of the one that does not reach them.
 const GROUP: &str = "connectivity-test";
 const OTHER_GROUP: &str = "connectivity-test-other";
+/// How long a probe waits for its answer.
+const ANSWER_TIME_LIMIT: Duration = Duration::from_secs(1);
 /// How long rules for a new container may take: the node daemon makes them.
 const RULES_TIME_LIMIT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// The addresses of the host and of the other end: for documentation, so nobody else has them.
-const OUTSIDE_V4: [Ipv4Addr; 2] = [
-    Ipv4Addr::new(198, 51, 100, 1),
-    Ipv4Addr::new(198, 51, 100, 2),
-];
-const OUTSIDE_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0x2001, 0xdb8, 0xc0, 0, 0, 0, 0, 1),
-    Ipv6Addr::new(0x2001, 0xdb8, 0xc0, 0, 0, 0, 0, 2),
-];
-const OUTSIDE_MAC: [u8; 6] = [0x02, 0x63, 0x6d, 0x74, 0, 2];
-
 /// What came of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -116,6 +108,8 @@ pub enum ConnectivityError {
 pub struct Connectivity<'a> {
     config: &'a Config,
     host: OwnedFd,
+    answer_time_limit: Duration,
+    rules_time_limit: Duration,
 }
 
 /// A scratch container.
@@ -142,11 +136,6 @@ impl ScratchContainer {
     }
 }
 
-/// A network namespace behind the host, with the host as its router. Its interface ends with it.
-struct OutsideHost {
-    namespace: OwnedFd,
-}
-
 /// What is attached to a network for its checks.
 pub struct ScratchNetwork {
     network: String,
@@ -160,6 +149,19 @@ pub struct ScratchNetwork {
     host_port: Option<u16>,
     isolates_groups: bool,
     outside: Result<OutsideHost, String>,
+}
+
+impl ScratchNetwork {
+    fn skipped(&self, code: &'static str, is_v4: bool, text: &str) -> ConnectivityCheck {
+        let family = Some(family(is_v4));
+        check(
+            &self.network,
+            code,
+            family,
+            CheckResult::Skipped,
+            text.to_owned(),
+        )
+    }
 }
 
 fn family(is_v4: bool) -> &'static str {
@@ -178,6 +180,18 @@ struct Probe<'p> {
     is_refused: bool,
 }
 
+impl<'p> Probe<'p> {
+    fn new(check: &'static str, is_v4: bool, from: ProbeOrigin<'p>, to: SocketAddr) -> Self {
+        Self {
+            check,
+            is_v4,
+            from,
+            to,
+            is_refused: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum ProbeOrigin<'p> {
     Container(&'p ScratchContainer),
@@ -191,6 +205,8 @@ impl<'a> Connectivity<'a> {
         Ok(Self {
             config,
             host: netns::of_this_thread(Kind::Net)?,
+            answer_time_limit: ANSWER_TIME_LIMIT,
+            rules_time_limit: RULES_TIME_LIMIT,
         })
     }
 
@@ -274,7 +290,7 @@ impl<'a> Connectivity<'a> {
             of_other_overlay,
             host_port,
             isolates_groups,
-            outside: self.outside().await,
+            outside: OutsideHost::create(&self.host).await,
         })
     }
 
@@ -372,78 +388,6 @@ impl<'a> Connectivity<'a> {
         Attacher::new(self.config, lost).map_err(|error| error.to_string())
     }
 
-    /// Makes the namespace outside, with the host as its router.
-    async fn outside(&self) -> Result<OutsideHost, String> {
-        let namespace = netns::create().await.map_err(|error| error.to_string())?;
-        let name = format!("cmt{}", std::process::id());
-        let (inner, host_name) = (
-            namespace.try_clone().map_err(|error| error.to_string())?,
-            name.clone(),
-        );
-        let on_host = move || -> Result<(), String> {
-            let text = |error: &dyn std::fmt::Display| error.to_string();
-            let mut socket = NetlinkSocket::route().map_err(|error| text(&error))?;
-            if links::exists(&host_name) {
-                // Of the network before, whose namespace is about to end.
-                let deleted = socket.execute_all(&[links::delete(&host_name)]);
-                deleted.map_err(|error| text(&error))?;
-            }
-            let pair = VethPair {
-                host: &host_name,
-                inner: "eth0",
-                mac: OUTSIDE_MAC,
-                mtu: 1500,
-                alias: "contrail-mesos connectivity: ends with the test",
-                bridge: None,
-            };
-            links::create_veth(&mut socket, &pair, inner.as_fd(), [])
-                .map_err(|error| format!("cannot create {host_name}: {error:?}"))?;
-            let link = links::by_name(&mut socket, &host_name).map_err(|error| text(&error))?;
-            let index = link.map_or(0, |link| link.index);
-            let [v4, _] = OUTSIDE_V4;
-            let [v6, _] = OUTSIDE_V6;
-            let mut addresses = nets(v4.into()).chain(nets(v6.into()));
-            addresses.try_for_each(|net| {
-                let added = socket.execute_all(&[addressing::add_address(index, &host_name, net)]);
-                ignore_without_ipv6(net, added)
-            })
-        };
-        inside(&self.host, on_host).await??;
-        let in_namespace = || -> Result<(), String> {
-            let text = |error: &dyn std::fmt::Display| error.to_string();
-            let mut socket = NetlinkSocket::route().map_err(|error| text(&error))?;
-            let link = links::by_name(&mut socket, "eth0").map_err(|error| text(&error))?;
-            let index = link.map_or(0, |link| link.index);
-            let up = [links::set_up("lo", None), links::set_up("eth0", None)];
-            socket.execute_all(&up).map_err(|error| text(&error))?;
-            let [host4, own4] = OUTSIDE_V4;
-            let [host6, own6] = OUTSIDE_V6;
-            for (host, own) in [
-                (IpAddr::from(host4), IpAddr::from(own4)),
-                (host6.into(), own6.into()),
-            ] {
-                let default = IpNet::new(unspecified(own.is_ipv4()), 0);
-                let Ok(destination) = default else {
-                    continue;
-                };
-                for net in nets(own) {
-                    let route = NewRoute {
-                        destination,
-                        gateway: Some(host),
-                        index,
-                        table: None,
-                        metric: None,
-                    };
-                    let requests = [addressing::add_address(index, "eth0", net), route.request()];
-                    ignore_without_ipv6(net, socket.execute_all(&requests))?;
-                }
-            }
-            Ok(())
-        };
-        inside(&namespace, in_namespace).await??;
-        Ok(OutsideHost { namespace })
-    }
-
     /// Sends packets between what is attached.
     pub async fn check(&self, scratch: &ScratchNetwork) -> Vec<ConnectivityCheck> {
         let mut checks = vec![];
@@ -475,41 +419,49 @@ impl<'a> Connectivity<'a> {
         to: IpAddr,
         checks: &mut Vec<ConnectivityCheck>,
     ) {
+        let limit = self.answer_time_limit;
         let server = SocketAddr::new(to, SERVER_PORT);
-        let (first, second) = (&scratch.first, &scratch.second);
-        let container = ProbeOrigin::Container(second);
-        let probe = |check, from, to| Probe {
-            check,
-            is_v4,
-            from,
-            to,
-            is_refused: false,
-        };
-        let skipped = |code, text: &str| {
-            let family = Some(family(is_v4));
-            check(
-                &scratch.network,
-                code,
-                family,
-                CheckResult::Skipped,
-                text.to_owned(),
-            )
-        };
-        let tcp = probe("tcp", container, server);
-        checks.push(self.probe(scratch, tcp, move || peers::tcp(server)).await);
+        let container = ProbeOrigin::Container(&scratch.second);
+        let probe = |check, from, to| Probe::new(check, is_v4, from, to);
+        let tcp = probe(FIRST_CHECK, container, server);
+        checks.push(
+            self.probe(scratch, tcp, move || peers::tcp(server, limit))
+                .await,
+        );
         let ping = probe("ping", container, server);
-        checks.push(self.probe(scratch, ping, move || peers::ping(to)).await);
+        checks.push(
+            self.probe(scratch, ping, move || peers::ping(to, limit))
+                .await,
+        );
         let udp = probe("udp", container, server);
-        checks.push(self.probe(scratch, udp, move || peers::udp(server)).await);
-        let bytes = first.mtu();
+        checks.push(
+            self.probe(scratch, udp, move || peers::udp(server, limit))
+                .await,
+        );
+        let bytes = scratch.first.mtu();
         let mtu = probe("mtu", container, server);
-        let sent = self.probe(scratch, mtu, move || peers::mtu(from, server, bytes));
+        let sent = self.probe(scratch, mtu, move || peers::mtu(from, server, bytes, limit));
         checks.push(sent.await);
         let by_host = probe("host-to-container", ProbeOrigin::Host, server);
         checks.push(
-            self.probe(scratch, by_host, move || peers::tcp(server))
+            self.probe(scratch, by_host, move || peers::tcp(server, limit))
                 .await,
         );
+        self.check_mapped_ports(scratch, is_v4, checks).await;
+        self.check_services(scratch, is_v4, from, checks).await;
+        self.check_isolation(scratch, is_v4, server, checks).await;
+    }
+
+    /// Mapped ports, from everywhere.
+    async fn check_mapped_ports(
+        &self,
+        scratch: &ScratchNetwork,
+        is_v4: bool,
+        checks: &mut Vec<ConnectivityCheck>,
+    ) {
+        let limit = self.answer_time_limit;
+        let (first, second) = (&scratch.first, &scratch.second);
+        let container = ProbeOrigin::Container(second);
         match (scratch.host_port, &scratch.outside) {
             (Some(port), Ok(outside)) => {
                 let address: IpAddr = if is_v4 {
@@ -524,43 +476,74 @@ impl<'a> Connectivity<'a> {
                     ("mapped-port-neighbour", container),
                     ("mapped-port-hairpin", ProbeOrigin::Container(first)),
                 ] {
-                    let one = probe(code, origin, mapped);
-                    checks.push(self.probe(scratch, one, move || peers::tcp(mapped)).await);
+                    let one = Probe::new(code, is_v4, origin, mapped);
+                    checks.push(
+                        self.probe(scratch, one, move || peers::tcp(mapped, limit))
+                            .await,
+                    );
                 }
             }
             (None, _) => {
                 let text = "the network maps no ports, or the host has no free one";
-                checks.push(skipped("mapped-port-outside", text));
+                checks.push(scratch.skipped("mapped-port-outside", is_v4, text));
             }
-            (_, Err(error)) => checks.push(skipped("mapped-port-outside", error)),
+            (_, Err(error)) => checks.push(scratch.skipped("mapped-port-outside", is_v4, error)),
         }
+    }
+
+    /// What the node daemon offers.
+    async fn check_services(
+        &self,
+        scratch: &ScratchNetwork,
+        is_v4: bool,
+        from: IpAddr,
+        checks: &mut Vec<ConnectivityCheck>,
+    ) {
+        let limit = self.answer_time_limit;
+        let container = ProbeOrigin::Container(&scratch.second);
         let servers = NodeDns::read(&self.config.state_dir)
             .map_or_else(Vec::new, |dns| dns.nameservers(&[from]));
         match servers.first() {
             Some(address) => {
                 let server = SocketAddr::new(*address, 53);
-                let dns = probe("dns", container, server);
-                checks.push(self.probe(scratch, dns, move || peers::dns(server)).await);
+                let dns = Probe::new("dns", is_v4, container, server);
+                checks.push(
+                    self.probe(scratch, dns, move || peers::dns(server, limit))
+                        .await,
+                );
             }
-            None => checks.push(skipped(
+            None => checks.push(scratch.skipped(
                 "dns",
+                is_v4,
                 "contrail-mesos-node answers no DNS queries here",
             )),
         }
         match self.known().tcp_service(is_v4) {
             Some((name, address)) => {
-                let vip = probe("service", container, address);
+                let vip = Probe::new("service", is_v4, container, address);
                 let mut checked = self
-                    .probe(scratch, vip, move || peers::connect(address))
+                    .probe(scratch, vip, move || peers::connect(address, limit))
                     .await;
                 checked.text = format!("{name}: {}", checked.text);
                 checks.push(checked);
             }
-            None => checks.push(skipped(
+            None => checks.push(scratch.skipped(
                 "service",
+                is_v4,
                 "this host has no service with a ready backend",
             )),
         }
+    }
+
+    /// Who must not reach the container.
+    async fn check_isolation(
+        &self,
+        scratch: &ScratchNetwork,
+        is_v4: bool,
+        server: SocketAddr,
+        checks: &mut Vec<ConnectivityCheck>,
+    ) {
+        let limit = self.answer_time_limit;
         for (code, stranger, none) in [
             (
                 "isolation-groups",
@@ -574,15 +557,15 @@ impl<'a> Connectivity<'a> {
             ),
         ] {
             let Some(stranger) = stranger else {
-                checks.push(skipped(code, none));
+                checks.push(scratch.skipped(code, is_v4, none));
                 continue;
             };
             let refused = Probe {
                 is_refused: true,
-                ..probe(code, ProbeOrigin::Container(stranger), server)
+                ..Probe::new(code, is_v4, ProbeOrigin::Container(stranger), server)
             };
             checks.push(
-                self.probe(scratch, refused, move || peers::tcp(server))
+                self.probe(scratch, refused, move || peers::tcp(server, limit))
                     .await,
             );
         }
@@ -599,13 +582,15 @@ impl<'a> Connectivity<'a> {
             ProbeOrigin::Host => &self.host,
             ProbeOrigin::Outside(outside) => &outside.namespace,
         };
-        let deadline = Instant::now() + RULES_TIME_LIMIT;
+        let deadline = Instant::now() + self.rules_time_limit;
         let probed = loop {
             let probed = match inside(namespace, work.clone()).await {
                 Ok(probed) => probed,
                 Err(error) => Err(error),
             };
-            let waits = scratch.isolates_groups && !probe.is_refused && Instant::now() < deadline;
+            // Once they are there, they stay.
+            let waits =
+                scratch.isolates_groups && probe.check == FIRST_CHECK && Instant::now() < deadline;
             if probed.is_ok() || !waits {
                 break probed;
             }
@@ -715,23 +700,6 @@ fn check(
         result,
         text,
         cause: None,
-    }
-}
-
-/// The address with the prefix of the link outside.
-fn nets(address: IpAddr) -> impl Iterator<Item = IpNet> {
-    let prefix = if address.is_ipv4() { 30 } else { 126 };
-    IpNet::new(address, prefix).ok().into_iter()
-}
-
-/// A host without IPv6 is tested with IPv4 alone.
-fn ignore_without_ipv6(
-    net: IpNet,
-    result: Result<(), crate::net::netlink::NetlinkError>,
-) -> Result<(), String> {
-    match result {
-        Err(_) if net.addr().is_ipv6() && !links::has_ipv6() => Ok(()),
-        other => other.map_err(|error| error.to_string()),
     }
 }
 

@@ -13,8 +13,6 @@ use tokio::task::JoinHandle;
 use super::packets;
 use crate::net::addressing::unspecified;
 
-/// How long a probe waits for its answer.
-pub(super) const TIME_LIMIT: Duration = Duration::from_secs(1);
 /// How many bytes a TCP probe sends and gets back.
 const TCP_BYTES: usize = 16 * 1024;
 /// How often a datagram is sent: a first one may be lost, as while a neighbour is looked for.
@@ -115,20 +113,20 @@ async fn echo(stream: tokio::net::TcpStream) -> io::Result<()> {
     }
 }
 
-/// Opens a connection. Nothing is sent.
-pub(super) fn connect(to: SocketAddr) -> Probed {
-    match TcpStream::connect_timeout(&to, TIME_LIMIT) {
+/// Opens a connection. Nothing is sent. `limit` is how long this and each of the others waits for an answer.
+pub(super) fn connect(to: SocketAddr, limit: Duration) -> Probed {
+    match TcpStream::connect_timeout(&to, limit) {
         Ok(_) => Ok(format!("a connection to {to}")),
         Err(error) => Err(format!("no connection to {to}: {error}")),
     }
 }
 
 /// Sends bytes by TCP, and gets them back.
-pub(super) fn tcp(to: SocketAddr) -> Probed {
+pub(super) fn tcp(to: SocketAddr, limit: Duration) -> Probed {
     let exchange = || -> io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&to, TIME_LIMIT)?;
-        stream.set_read_timeout(Some(TIME_LIMIT))?;
-        stream.set_write_timeout(Some(TIME_LIMIT))?;
+        let mut stream = TcpStream::connect_timeout(&to, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
         let sent: Vec<u8> = (0_u8..=255).cycle().take(TCP_BYTES).collect();
         stream.write_all(&sent)?;
         let mut received = vec![0; TCP_BYTES];
@@ -143,8 +141,8 @@ pub(super) fn tcp(to: SocketAddr) -> Probed {
 }
 
 /// Sends a datagram, and gets it back.
-pub(super) fn udp(to: SocketAddr) -> Probed {
-    let answered = exchange(to, b"connectivity test", |answer| {
+pub(super) fn udp(to: SocketAddr, limit: Duration) -> Probed {
+    let answered = exchange(to, limit, b"connectivity test", |answer| {
         answer == b"connectivity test"
     });
     answered.map_err(|error| format!("UDP to {to}: {}", reason(&error)))?;
@@ -152,22 +150,27 @@ pub(super) fn udp(to: SocketAddr) -> Probed {
 }
 
 /// Asks a DNS server. Any answer is good.
-pub(super) fn dns(server: SocketAddr) -> Probed {
+pub(super) fn dns(server: SocketAddr, limit: Duration) -> Probed {
     const IDENTIFIER: u16 = 0x636d;
     let query = packets::dns_query(IDENTIFIER);
     let is_answer = |answer: &[u8]| packets::is_dns_answer(answer, IDENTIFIER);
-    exchange(server, &query, is_answer)
+    exchange(server, limit, &query, is_answer)
         .map_err(|error| format!("the DNS server {server}: {}", reason(&error)))?;
     Ok(format!("the DNS server {server} answers"))
 }
 
-fn exchange(to: SocketAddr, datagram: &[u8], is_answer: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+fn exchange(
+    to: SocketAddr,
+    limit: Duration,
+    datagram: &[u8],
+    is_answer: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
     let socket = UdpSocket::bind((unspecified(to.is_ipv4()), 0))?;
     socket.connect(to)?;
     let mut last = timed_out();
     for _ in 0..ATTEMPTS {
         socket.send(datagram)?;
-        match wait_for(&socket, &is_answer) {
+        match wait_for(&socket, limit, &is_answer) {
             Ok(()) => return Ok(()),
             Err(error) => last = error,
         }
@@ -175,8 +178,12 @@ fn exchange(to: SocketAddr, datagram: &[u8], is_answer: impl Fn(&[u8]) -> bool) 
     Err(last)
 }
 
-fn wait_for(socket: &UdpSocket, is_answer: impl Fn(&[u8]) -> bool) -> io::Result<()> {
-    let deadline = Instant::now() + TIME_LIMIT;
+fn wait_for(
+    socket: &UdpSocket,
+    limit: Duration,
+    is_answer: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
     let mut buffer = [0; 2048];
     loop {
         socket.set_read_timeout(Some(remaining(deadline)?))?;
@@ -200,7 +207,7 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
 }
 
 /// Sends echo requests until one is answered.
-pub(super) fn ping(to: IpAddr) -> Probed {
+pub(super) fn ping(to: IpAddr, limit: Duration) -> Probed {
     let identifier = u16::try_from(std::process::id() & 0xffff).unwrap_or(1);
     let answered = || -> io::Result<bool> {
         let (domain, protocol) = match to {
@@ -211,7 +218,7 @@ pub(super) fn ping(to: IpAddr) -> Probed {
         socket.connect(&SockAddr::from(SocketAddr::new(to, 0)))?;
         for sequence in 0..ATTEMPTS {
             socket.send(&packets::echo_request(to.is_ipv4(), identifier, sequence))?;
-            let deadline = Instant::now() + TIME_LIMIT;
+            let deadline = Instant::now() + limit;
             let mut buffer = [0; 2048];
             while let Ok(left) = remaining(deadline) {
                 socket.set_read_timeout(Some(left))?;
@@ -238,7 +245,7 @@ pub(super) fn ping(to: IpAddr) -> Probed {
 
 /// Sends a packet of the MTU that must not be fragmented, and then one of one byte more, which must be
 /// refused.
-pub(super) fn mtu(from: IpAddr, to: SocketAddr, mtu: u32) -> Probed {
+pub(super) fn mtu(from: IpAddr, to: SocketAddr, mtu: u32, limit: Duration) -> Probed {
     let bytes = usize::try_from(mtu).unwrap_or(usize::MAX);
     let socket = UdpSocket::bind((from, 0))
         .and_then(|socket| socket.connect(to).map(|()| socket))
@@ -262,7 +269,7 @@ pub(super) fn mtu(from: IpAddr, to: SocketAddr, mtu: u32) -> Probed {
                 reason(&error)
             )
         })?;
-        answered = wait_for(&socket, |_| true);
+        answered = wait_for(&socket, limit, |_| true);
         if answered.is_ok() {
             break;
         }

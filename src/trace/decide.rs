@@ -15,8 +15,15 @@ use crate::net::nft::groups::DropReason;
 use crate::net::nft::verdict::{FirewallVerdict, PacketHook};
 use crate::net::route_answer::RouteRefusal;
 
-/// What is done with all of an operator's own rules and routes.
+/// The place of the host's steps.
 const HOST: &str = "host";
+/// What is done about the host's side of containers.
+const REPAIR: &str = "a running contrail-mesos-node or agent puts it back; see why it does not";
+/// What is done about the rules for groups.
+const GROUP_RULES_REPAIR: &str = "start contrail-mesos-node and see its log; it makes the rules from the checkpoints and the managers' state";
+/// What is done about the way to other nodes.
+const OVERLAY_REPAIR: &str =
+    "contrail-mesos-node puts it back; see its log and contrail-mesos status --cluster";
 
 #[derive(Default)]
 struct Steps {
@@ -230,7 +237,6 @@ fn host_end(steps: &mut Steps, end: &HostEnd) {
     let HostEnd {
         interface, bridge, ..
     } = end;
-    const REPAIR: &str = "a running contrail-mesos-node or agent puts it back; see why it does not";
     steps.at(HOST);
     let before = steps.steps.len();
     match end.is_up {
@@ -508,7 +514,6 @@ fn policy(steps: &mut Steps, path: &Path, branch: &Branch, facts: &PolicyFacts) 
         [] => String::new(),
         names => format!("; the managers have no security group {}", names.join(", ")),
     };
-    const DAEMON: &str = "start contrail-mesos-node and see its log; it makes the rules from the checkpoints and the managers' state";
     match judge(facts, packet) {
         PolicyVerdict::Allowed(reason) if facts.isolates_groups => {
             steps.passes("group-policy", format!("allowed: {reason} ({groups})"));
@@ -517,12 +522,12 @@ fn policy(steps: &mut Steps, path: &Path, branch: &Branch, facts: &PolicyFacts) 
         PolicyVerdict::NoRules => steps.stops(
             "group-rules-missing",
             "the network isolates groups, and the host has no rules for them, so nothing is let in",
-            DAEMON,
+            GROUP_RULES_REPAIR,
         ),
         PolicyVerdict::NotApplied(reason) => steps.stops(
             "group-policy-not-applied",
             format!("the rules of this host do not allow it yet, though {reason} ({groups})"),
-            DAEMON,
+            GROUP_RULES_REPAIR,
         ),
         PolicyVerdict::Dropped(reason) => {
             let (text, remedy) = match reason {
@@ -534,7 +539,7 @@ fn policy(steps: &mut Steps, path: &Path, branch: &Branch, facts: &PolicyFacts) 
                 ),
                 DropReason::UnknownContainer => (
                     "the rules of this host know no container with that address".to_owned(),
-                    DAEMON,
+                    GROUP_RULES_REPAIR,
                 ),
                 DropReason::SpoofedSource => (
                     format!("the source {source} does not belong to the container"),
@@ -724,8 +729,6 @@ fn listens(steps: &mut Steps, path: &Path, branch: &Branch, facts: &SocketFacts)
 fn node(steps: &mut Steps, facts: &NodeFacts) {
     let name = quoted(&facts.node);
     let device = &facts.device;
-    const REMEDY: &str =
-        "contrail-mesos-node puts it back; see its log and contrail-mesos status --cluster";
     steps.at(HOST);
     match facts.is_device_up {
         None => steps.stops(
@@ -734,12 +737,12 @@ fn node(steps: &mut Steps, facts: &NodeFacts) {
                 "this host has no VXLAN device of the overlay {}",
                 quoted(&facts.overlay)
             ),
-            REMEDY,
+            OVERLAY_REPAIR,
         ),
         Some(false) => steps.stops(
             "overlay-device-down",
             format!("the VXLAN device {device} is down"),
-            REMEDY,
+            OVERLAY_REPAIR,
         ),
         Some(true) => {}
     }
@@ -766,7 +769,7 @@ fn node(steps: &mut Steps, facts: &NodeFacts) {
                     "the overlay {} has {what} the node {name}",
                     quoted(&facts.overlay)
                 );
-                steps.stops(code, text, REMEDY);
+                steps.stops(code, text, OVERLAY_REPAIR);
             }
         }
     }

@@ -246,48 +246,13 @@ impl<'a> Tracer<'a> {
         address: IpAddr,
         destination: &Destination,
     ) -> Result<(Path, Option<IpAddr>), TraceError> {
-        let is_v4 = address.is_ipv4();
         let mut packet = Packet {
             source: None,
             destination: address,
             port: destination.port,
             transport: destination.transport,
         };
-        let mut source_interface = None;
-        let side = match source {
-            SourceEnd::Container(container) => {
-                let (interface, facts) = self.sender(host, container, address).await?;
-                packet.source = match &facts.route {
-                    Some(Routing::Leaves {
-                        source: Some(source),
-                        ..
-                    }) => Some(*source),
-                    Some(Routing::Local) => Some(address),
-                    _ => interface.address(is_v4),
-                };
-                source_interface = Some(interface);
-                SourceSide::Container(Box::new(facts))
-            }
-            SourceEnd::Host => {
-                packet.source = host.own_source(address)?;
-                SourceSide::Host
-            }
-            SourceEnd::Outside(known) => {
-                let any = if is_v4 {
-                    ANY_OUTSIDE_V4
-                } else {
-                    ANY_OUTSIDE_V6
-                };
-                let from = known.unwrap_or(any);
-                if from.is_ipv4() != is_v4 {
-                    return Err(TraceError::NoAddress(from.to_string()));
-                }
-                packet.source = Some(from);
-                SourceSide::Outside {
-                    interface: self.input(host, from)?,
-                }
-            }
-        };
+        let (side, source_interface) = self.source_side(host, source, &mut packet).await?;
         let mut path = Path {
             source: side,
             transport: packet.transport,
@@ -342,19 +307,46 @@ impl<'a> Tracer<'a> {
         Ok((path, packet.source))
     }
 
-    /// The interface of the host by which packets from an address come in.
-    fn input(&self, host: &Host, from: IpAddr) -> Result<Option<String>, TraceError> {
-        let _ = self;
-        let routing = host.ask(&RouteQuestion {
-            destination: from,
-            source: None,
-            input: None,
-            mark: ALLOWED_MARK,
-        })?;
-        Ok(match routing {
-            Routing::Leaves { interface, .. } => Some(interface),
-            _ => None,
-        })
+    /// Where a packet starts, and the interface of its container. Gives the packet its source.
+    async fn source_side<'h>(
+        &self,
+        host: &Host,
+        source: SourceEnd<'h>,
+        packet: &mut Packet,
+    ) -> Result<(SourceSide, Option<LocalInterface<'h>>), TraceError> {
+        let is_v4 = packet.destination.is_ipv4();
+        match source {
+            SourceEnd::Container(container) => {
+                let (interface, facts) = self.sender(host, container, packet.destination).await?;
+                packet.source = match &facts.route {
+                    Some(Routing::Leaves {
+                        source: Some(source),
+                        ..
+                    }) => Some(*source),
+                    Some(Routing::Local) => Some(packet.destination),
+                    _ => interface.address(is_v4),
+                };
+                Ok((SourceSide::Container(Box::new(facts)), Some(interface)))
+            }
+            SourceEnd::Host => {
+                packet.source = host.own_source(packet.destination)?;
+                Ok((SourceSide::Host, None))
+            }
+            SourceEnd::Outside(known) => {
+                let any = if is_v4 {
+                    ANY_OUTSIDE_V4
+                } else {
+                    ANY_OUTSIDE_V6
+                };
+                let from = known.unwrap_or(any);
+                if from.is_ipv4() != is_v4 {
+                    return Err(TraceError::NoAddress(from.to_string()));
+                }
+                packet.source = Some(from);
+                let interface = host.input(from)?;
+                Ok((SourceSide::Outside { interface }, None))
+            }
+        }
     }
 
     /// The interface by which a container sends to `destination`, and what was found of it.
@@ -549,7 +541,7 @@ impl<'a> Tracer<'a> {
             Some(receiver) => self.policy_here(host, sender, packet, receiver, is_translated)?,
             None => self.policy_there(host, packet),
         };
-        let crossing = self.crossing(host, path, sender, packet, receiver, is_translated)?;
+        let crossing = crossing(host, path, sender, packet, receiver, is_translated)?;
         let target_side = match (receiver, &crossing) {
             (Some(receiver), _) => {
                 // Whatever the source is translated to, the gateway leads there.
@@ -575,7 +567,7 @@ impl<'a> Tracer<'a> {
                 TargetSide::Host(sockets(packet, input)?)
             }
             (None, Crossing::Vrouter) => TargetSide::Elsewhere,
-            (None, _) => self.elsewhere(host, packet)?,
+            (None, _) => elsewhere(host, packet)?,
         };
         Ok(Branch {
             destination: target,
@@ -585,189 +577,187 @@ impl<'a> Tracer<'a> {
             policy,
         })
     }
+}
 
-    fn crossing(
-        &self,
-        host: &Host,
-        path: &Path,
-        sender: Option<LocalInterface<'_>>,
-        packet: Packet,
-        receiver: Option<LocalInterface<'_>>,
-        is_translated: bool,
-    ) -> Result<Crossing, TraceError> {
-        let of_vrouter = [sender, receiver].into_iter().flatten();
-        if of_vrouter.into_iter().any(|one| one.contrail().is_some()) {
-            return Ok(Crossing::Vrouter);
+/// How a packet crosses the host.
+fn crossing(
+    host: &Host,
+    path: &Path,
+    sender: Option<LocalInterface<'_>>,
+    packet: Packet,
+    receiver: Option<LocalInterface<'_>>,
+    is_translated: bool,
+) -> Result<Crossing, TraceError> {
+    let of_vrouter = [sender, receiver].into_iter().flatten();
+    if of_vrouter.into_iter().any(|one| one.contrail().is_some()) {
+        return Ok(Crossing::Vrouter);
+    }
+    let sends_on_link = match &path.source {
+        SourceSide::Container(facts) => {
+            matches!(facts.route, Some(Routing::Leaves { gateway: None, .. }))
         }
-        let sends_on_link = match &path.source {
-            SourceSide::Container(facts) => {
-                matches!(facts.route, Some(Routing::Leaves { gateway: None, .. }))
-            }
+        _ => false,
+    };
+    let bridges = sender
+        .and_then(|one| one.bridge().cloned())
+        .zip(receiver.and_then(|one| one.bridge().cloned()));
+    if let Some((from, to)) = bridges
+        && sends_on_link
+        && !is_translated
+        && from.bridge == to.bridge
+    {
+        return switched(host, &from, &to, packet);
+    }
+    let input = match (sender, packet.source) {
+        (Some(one), _) if one.bridge().is_some() => {
+            one.bridge().map(|bridge| bridge.bridge.clone())
+        }
+        (Some(_), Some(source)) => host.input(source)?,
+        (None, _) => match &path.source {
+            SourceSide::Outside { interface } => interface.clone(),
+            _ => None,
+        },
+        (Some(_), None) => None,
+    };
+    let index = input
+        .as_deref()
+        .and_then(|name| host.link_named(name))
+        .map(|link| link.index);
+    let isolates = receiver.is_some_and(|one| {
+        let bridge = one.bridge();
+        bridge.is_some_and(|bridge| bridge.policy.is_some())
+    });
+    let route = host.ask(&RouteQuestion {
+        destination: packet.destination,
+        source: packet.source.filter(|_| index.is_some()),
+        input: index,
+        mark: if isolates { ALLOWED_MARK } else { 0 },
+    })?;
+    let output = match &route {
+        Routing::Leaves { interface, .. } => Some(interface.clone()),
+        _ => None,
+    };
+    let is_local = route == Routing::Local;
+    let (setting, forwards) = forwarding(packet.destination, input.as_deref());
+    let hook = match (&input, is_local) {
+        (None, _) => PacketHook::Output,
+        (Some(_), true) => PacketHook::Input,
+        (Some(_), false) => PacketHook::Forward,
+    };
+    let firewall = match (hook, packet.source) {
+        // At the sockets, it is judged there.
+        (PacketHook::Input, _) | (_, None) => nft::verdict::FirewallVerdict::default(),
+        (_, Some(source)) => nft::verdict::judge(
+            hook,
+            &FirstPacket {
+                source,
+                destination: packet.destination,
+                protocol: protocol_number(packet.transport),
+                port: packet.port,
+                input: input.clone(),
+                output: output.clone(),
+            },
+        )?,
+    };
+    let masquerade = sender
+        .and_then(LocalInterface::bridge)
+        .and_then(|bridge| masquerade(host, bridge, packet, &route));
+    Ok(Crossing::Routed(Box::new(RoutedFacts {
+        forwards: input.is_none() || is_local || forwards,
+        forwarding_setting: setting,
+        input,
+        route,
+        hook,
+        firewall,
+        masquerade,
+    })))
+}
+
+/// A destination that no container of this host has.
+fn elsewhere(host: &Host, packet: Packet) -> Result<TargetSide, TraceError> {
+    if let Some((node, subnets)) = host.cluster.node_of(packet.destination) {
+        return remote_node(host, packet, &node.name, subnets);
+    }
+    let has = |one: &LocalInterface<'_>| {
+        let bridge = one.bridge();
+        bridge.is_some_and(|bridge| {
+            let mut subnets = bridge.bridge_addresses.iter();
+            subnets.any(|subnet| subnet.contains(&packet.destination))
+        })
+    };
+    Ok(match host.interfaces().find(has) {
+        Some(one) => TargetSide::Nobody {
+            network: one.intent.network.clone(),
+        },
+        None => TargetSide::Elsewhere,
+    })
+}
+
+fn remote_node(
+    host: &Host,
+    packet: Packet,
+    name: &str,
+    subnets: &NodeSubnets,
+) -> Result<TargetSide, TraceError> {
+    let Some(node) = host.cluster.nodes.get(name) else {
+        return Ok(TargetSide::Elsewhere);
+    };
+    let endpoint = if packet.destination.is_ipv4() {
+        Some(IpAddr::V4(node.vtep.address))
+    } else {
+        node.vtep.address6.map(IpAddr::V6)
+    };
+    let mut socket = NetlinkSocket::strict_route()?;
+    let vni = host
+        .cluster
+        .overlays
+        .get(&subnets.overlay)
+        .map(|overlay| overlay.vni);
+    let devices = vxlan::all(&mut socket)?;
+    let device = devices.iter().find(|device| Some(device.tunnel.vni) == vni);
+    let destination = packet.destination;
+    let own = |destination| {
+        host.ask(&RouteQuestion {
+            destination,
+            source: None,
+            input: None,
+            mark: 0,
+        })
+    };
+    let mut facts = NodeFacts {
+        node: node.name.clone(),
+        address: Some(node.address),
+        overlay: subnets.overlay.clone(),
+        container: host.cluster.endpoint(destination).map(|one| one.id.clone()),
+        reaches_node: !matches!(own(node.address)?, Routing::Refused(_)),
+        command: format!(
+            "contrail-mesos trace {} {}/{}",
+            packet
+                .source
+                .map_or_else(|| "outside".to_owned(), |source| source.to_string()),
+            SocketAddr::new(destination, packet.port),
+            protocol_name(packet.transport)
+        ),
+        ..NodeFacts::default()
+    };
+    if let Some(device) = device {
+        let link = &device.link;
+        facts.device.clone_from(&link.name);
+        facts.is_device_up = Some(link.up);
+        facts.has_route = match own(destination)? {
+            Routing::Leaves {
+                interface, gateway, ..
+            } => interface == link.name && gateway == endpoint,
             _ => false,
         };
-        let bridges = sender
-            .and_then(|one| one.bridge().cloned())
-            .zip(receiver.and_then(|one| one.bridge().cloned()));
-        if let Some((from, to)) = bridges
-            && sends_on_link
-            && !is_translated
-            && from.bridge == to.bridge
-        {
-            return switched(host, &from, &to, packet);
-        }
-        let input = match (sender, packet.source) {
-            (Some(one), _) if one.bridge().is_some() => {
-                one.bridge().map(|bridge| bridge.bridge.clone())
-            }
-            (Some(_), Some(source)) => self.input(host, source)?,
-            (None, _) => match &path.source {
-                SourceSide::Outside { interface } => interface.clone(),
-                _ => None,
-            },
-            (Some(_), None) => None,
-        };
-        let index = input
-            .as_deref()
-            .and_then(|name| host.link_named(name))
-            .map(|link| link.index);
-        let isolates = receiver.is_some_and(|one| {
-            let bridge = one.bridge();
-            bridge.is_some_and(|bridge| bridge.policy.is_some())
+        let known = neighbours::of_link(&mut socket, link.index)?;
+        facts.has_neighbour = known.iter().any(|neighbour| {
+            Some(neighbour.address) == endpoint && neighbour.mac == Some(node.vtep.mac.0)
         });
-        let route = host.ask(&RouteQuestion {
-            destination: packet.destination,
-            source: packet.source.filter(|_| index.is_some()),
-            input: index,
-            mark: if isolates { ALLOWED_MARK } else { 0 },
-        })?;
-        let output = match &route {
-            Routing::Leaves { interface, .. } => Some(interface.clone()),
-            _ => None,
-        };
-        let is_local = route == Routing::Local;
-        let (setting, forwards) = forwarding(packet.destination, input.as_deref());
-        let hook = match (&input, is_local) {
-            (None, _) => PacketHook::Output,
-            (Some(_), true) => PacketHook::Input,
-            (Some(_), false) => PacketHook::Forward,
-        };
-        let firewall = match (hook, packet.source) {
-            // At the sockets, it is judged there.
-            (PacketHook::Input, _) | (_, None) => nft::verdict::FirewallVerdict::default(),
-            (_, Some(source)) => nft::verdict::judge(
-                hook,
-                &FirstPacket {
-                    source,
-                    destination: packet.destination,
-                    protocol: protocol_number(packet.transport),
-                    port: packet.port,
-                    input: input.clone(),
-                    output: output.clone(),
-                },
-            )?,
-        };
-        let masquerade = sender
-            .and_then(LocalInterface::bridge)
-            .and_then(|bridge| masquerade(host, bridge, packet, &route));
-        Ok(Crossing::Routed(Box::new(RoutedFacts {
-            forwards: input.is_none() || is_local || forwards,
-            forwarding_setting: setting,
-            input,
-            route,
-            hook,
-            firewall,
-            masquerade,
-        })))
+        let entries = neighbours::forwarding_of(&mut socket, link.index)?;
+        facts.has_forwarding_entry = entries
+            .iter()
+            .any(|entry| entry.mac == node.vtep.mac.0 && entry.remote == node.address);
     }
-
-    /// A destination that no container of this host has.
-    fn elsewhere(&self, host: &Host, packet: Packet) -> Result<TargetSide, TraceError> {
-        if let Some((node, subnets)) = host.cluster.node_of(packet.destination) {
-            return self.node(host, packet, &node.name, subnets);
-        }
-        let has = |one: &LocalInterface<'_>| {
-            let bridge = one.bridge();
-            bridge.is_some_and(|bridge| {
-                let mut subnets = bridge.bridge_addresses.iter();
-                subnets.any(|subnet| subnet.contains(&packet.destination))
-            })
-        };
-        Ok(match host.interfaces().find(has) {
-            Some(one) => TargetSide::Nobody {
-                network: one.intent.network.clone(),
-            },
-            None => TargetSide::Elsewhere,
-        })
-    }
-
-    fn node(
-        &self,
-        host: &Host,
-        packet: Packet,
-        name: &str,
-        subnets: &NodeSubnets,
-    ) -> Result<TargetSide, TraceError> {
-        let _ = self;
-        let Some(node) = host.cluster.nodes.get(name) else {
-            return Ok(TargetSide::Elsewhere);
-        };
-        let endpoint = if packet.destination.is_ipv4() {
-            Some(IpAddr::V4(node.vtep.address))
-        } else {
-            node.vtep.address6.map(IpAddr::V6)
-        };
-        let mut socket = NetlinkSocket::strict_route()?;
-        let vni = host
-            .cluster
-            .overlays
-            .get(&subnets.overlay)
-            .map(|overlay| overlay.vni);
-        let devices = vxlan::all(&mut socket)?;
-        let device = devices.iter().find(|device| Some(device.tunnel.vni) == vni);
-        let destination = packet.destination;
-        let own = |destination| {
-            host.ask(&RouteQuestion {
-                destination,
-                source: None,
-                input: None,
-                mark: 0,
-            })
-        };
-        let mut facts = NodeFacts {
-            node: node.name.clone(),
-            address: Some(node.address),
-            overlay: subnets.overlay.clone(),
-            container: host.cluster.endpoint(destination).map(|one| one.id.clone()),
-            reaches_node: !matches!(own(node.address)?, Routing::Refused(_)),
-            command: format!(
-                "contrail-mesos trace {} {}/{}",
-                packet
-                    .source
-                    .map_or_else(|| "outside".to_owned(), |source| source.to_string()),
-                SocketAddr::new(destination, packet.port),
-                protocol_name(packet.transport)
-            ),
-            ..NodeFacts::default()
-        };
-        if let Some(device) = device {
-            let link = &device.link;
-            facts.device.clone_from(&link.name);
-            facts.is_device_up = Some(link.up);
-            facts.has_route = match own(destination)? {
-                Routing::Leaves {
-                    interface, gateway, ..
-                } => interface == link.name && gateway == endpoint,
-                _ => false,
-            };
-            let known = neighbours::of_link(&mut socket, link.index)?;
-            facts.has_neighbour = known.iter().any(|neighbour| {
-                Some(neighbour.address) == endpoint && neighbour.mac == Some(node.vtep.mac.0)
-            });
-            let entries = neighbours::forwarding_of(&mut socket, link.index)?;
-            facts.has_forwarding_entry = entries
-                .iter()
-                .any(|entry| entry.mac == node.vtep.mac.0 && entry.remote == node.address);
-        }
-        Ok(TargetSide::Node(facts))
-    }
+    Ok(TargetSide::Node(facts))
 }

@@ -17,6 +17,7 @@ use crate::net::links::Link;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::Element;
 use crate::net::route_answer::{self, RouteAnswer, RouteQuestion};
+use crate::net::rules::ALLOWED_MARK;
 use crate::provider::bridge::BridgeIntent;
 use crate::provider::contrail::ContrailIntent;
 use crate::provider::{Attachment, Intent, ProviderIntent};
@@ -143,6 +144,20 @@ impl Host {
             Routing::Leaves { source, .. } => source,
             Routing::Local => Some(destination),
             Routing::Refused(_) => None,
+        })
+    }
+
+    /// The interface by which packets from an address come in.
+    pub(super) fn input(&self, from: IpAddr) -> Result<Option<String>, NetlinkError> {
+        let routing = self.ask(&RouteQuestion {
+            destination: from,
+            source: None,
+            input: None,
+            mark: ALLOWED_MARK,
+        })?;
+        Ok(match routing {
+            Routing::Leaves { interface, .. } => Some(interface),
+            _ => None,
         })
     }
 

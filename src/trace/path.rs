@@ -233,6 +233,10 @@ pub struct SocketFacts {
 
 /// A container of another node.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct NodeFacts {
     /// The node.
     pub node: String,
@@ -260,6 +264,10 @@ pub struct NodeFacts {
 
 /// What decides whether a packet may reach a container.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct PolicyFacts {
     /// What reaches the container, as its checkpoint and the managers have it.
     pub rules: ContainerRules,

@@ -1,6 +1,7 @@
 //! `contrail-mesos connectivity`.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,7 +27,7 @@ const INTERRUPTED: u8 = 130;
 ///
 /// Attaches two containers to each network as the agent does, sends packets between them, the host and an
 /// address outside, and detaches them. They are named connectivity-test-*, and removed also after a failure
-/// or Ctrl-C. The namespace outside has addresses for documentation (198.51.100.0/30, 2001:db8:c0::/126).
+/// or Ctrl-C. The address outside is one for documentation.
 ///
 /// Exits with 0 if everything works, 1 if a check fails or a container could not be removed, and 2 if a network
 /// is not known.
@@ -39,7 +40,7 @@ pub(crate) struct ConnectivityCommand {
     /// Network to test; repeat the option for several [default: all of the configuration]
     #[arg(long = "network", value_name = "NAME")]
     networks: Vec<String>,
-    /// Also write the result as JUnit XML
+    /// Also write the result to this file, as XML for programs of continuous integration
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Output format
@@ -98,7 +99,7 @@ impl ConnectivityCommand {
                 };
                 format!("{}\n", serde_json::to_string_pretty(&document)?)
             }
-            Output::Table => table(&report),
+            Output::Table => table(&report)?,
         };
         print(&text)?;
         Ok(if report.is_good() {
@@ -117,7 +118,7 @@ async fn interrupted(connectivity: &Connectivity<'_>) -> ExitCode {
     INTERRUPTED.into()
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["NETWORK", "CHECK", "FAMILY", "RESULT", "DETAILS"]);
@@ -147,8 +148,8 @@ fn table(report: &Report) -> String {
         [CheckResult::Ok, CheckResult::Failed, CheckResult::Skipped].map(count);
     let mut text = format!("{table}\n");
     for left in &report.left {
-        text.push_str(&format!("not removed: {}\n", Escaped(left)));
+        writeln!(text, "not removed: {}", Escaped(left))?;
     }
-    text.push_str(&format!("{ok} ok, {failed} failed, {skipped} skipped\n"));
-    text
+    writeln!(text, "{ok} ok, {failed} failed, {skipped} skipped")?;
+    Ok(text)
 }

@@ -700,6 +700,10 @@ impl GroupTables {
 
 /// What the tables of the calling thread's network namespace have of a packet to a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct EnforcedPolicy {
     /// Whether there are tables.
     pub is_active: bool,

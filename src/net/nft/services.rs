@@ -400,10 +400,7 @@ pub fn connections() -> Result<BTreeMap<Frontend, u64>, NetlinkError> {
 /// it has no such service, an empty list if it refuses connections to it.
 pub fn backends(frontend: &Frontend) -> Result<Option<Vec<SocketAddr>>, NetlinkError> {
     let mut found = FoundElements::read(&mut NetlinkSocket::netfilter()?)?;
-    Ok(found
-        .services
-        .remove(frontend)
-        .map(|elements| elements.targets()))
+    Ok(found.services.remove(frontend).map(Elements::targets))
 }
 
 fn structure(

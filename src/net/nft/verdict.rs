@@ -452,36 +452,71 @@ fn judge_expression(
 ) -> Option<bool> {
     match expression {
         ExprOps::Counter(_) | ExprOps::Log(_) => Some(true),
+        ExprOps::Meta(_) | ExprOps::Payload(_) | ExprOps::Ct(_) | ExprOps::Bitwise(_) => {
+            load(expression, packet, registers).map(|()| true)
+        }
+        ExprOps::Cmp(_) | ExprOps::Range(_) | ExprOps::Lookup(_) => {
+            compare(expression, registers, set_has)
+        }
         ExprOps::Match(found) if found.get_name().ok() == Some(c"comment") => Some(true),
+        ExprOps::Immediate(immediate) => {
+            let data = immediate.get_data().ok()?;
+            match verdict_of(&data) {
+                Some(found) => {
+                    *verdict = found;
+                    Some(true)
+                }
+                None if data.get_value().is_ok() => Some(true),
+                None => None,
+            }
+        }
+        ExprOps::Reject(_) => {
+            *verdict = RuleVerdict::Drop;
+            Some(true)
+        }
+        ExprOps::Target(target) => {
+            if target.get_name() == Ok(c"REJECT") {
+                *verdict = RuleVerdict::Drop;
+            }
+            Some(true)
+        }
+        _ => None,
+    }
+}
+
+/// Stores what an expression reads of the packet, or computes, in its register; unknown bytes if that is
+/// not known.
+fn load(expression: &ExprOps<'_>, packet: &FirstPacket, registers: &mut Registers) -> Option<()> {
+    match expression {
         ExprOps::Meta(meta) => {
             let (Ok(register), Ok(key)) = (meta.get_dreg(), meta.get_key()) else {
                 // It sets something of the packet.
-                return Some(true);
+                return Some(());
             };
             let value = meta_value(key, packet);
             let length = value.as_ref().map_or(16, Vec::len);
             registers.store(register, value.as_deref(), length);
-            Some(true)
+            Some(())
         }
         ExprOps::Payload(payload) => {
             let Ok(register) = payload.get_dreg() else {
-                return Some(true);
+                return Some(());
             };
             let (base, offset) = (payload.get_base().ok()?, payload.get_offset().ok()?);
             let length = usize::try_from(payload.get_len().ok()?).ok()?;
             let value = payload_value(base, offset, length, packet);
             registers.store(register, value.as_deref(), length);
-            Some(true)
+            Some(())
         }
         ExprOps::Ct(ct) => {
             const STATE: u32 = 0;
             let Ok(register) = ct.get_dreg() else {
-                return Some(true);
+                return Some(());
             };
             let value = (ct.get_key() == Ok(STATE)).then(|| CT_STATE_NEW.to_ne_bytes());
             let length = if value.is_some() { 4 } else { 16 };
             registers.store(register, value.as_ref().map(<[u8; 4]>::as_slice), length);
-            Some(true)
+            Some(())
         }
         ExprOps::Bitwise(bitwise) => {
             let length = usize::try_from(bitwise.get_len().ok()?).ok()?;
@@ -497,8 +532,19 @@ fn judge_expression(
                 )
             });
             registers.store(to, value.as_deref(), length);
-            Some(true)
+            Some(())
         }
+        _ => None,
+    }
+}
+
+/// Whether a register has a value; none if that is not known.
+fn compare(
+    expression: &ExprOps<'_>,
+    registers: &Registers,
+    set_has: &mut impl FnMut(&str, &[u8]) -> Option<bool>,
+) -> Option<bool> {
+    match expression {
         ExprOps::Cmp(cmp) => {
             let data = cmp.get_data().ok()?;
             let expected = data.get_value().ok()?;
@@ -544,27 +590,6 @@ fn judge_expression(
                 }
             }
             Some(found? != is_inverted)
-        }
-        ExprOps::Immediate(immediate) => {
-            let data = immediate.get_data().ok()?;
-            match verdict_of(&data) {
-                Some(found) => {
-                    *verdict = found;
-                    Some(true)
-                }
-                None if data.get_value().is_ok() => Some(true),
-                None => None,
-            }
-        }
-        ExprOps::Reject(_) => {
-            *verdict = RuleVerdict::Drop;
-            Some(true)
-        }
-        ExprOps::Target(target) => {
-            if target.get_name() == Ok(c"REJECT") {
-                *verdict = RuleVerdict::Drop;
-            }
-            Some(true)
         }
         _ => None,
     }

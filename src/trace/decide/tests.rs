@@ -137,6 +137,7 @@ fn open_way_is_reachable() {
 type Change = fn(&mut Path);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of causes")]
 fn each_cause_has_a_code() {
     let causes: &[(&str, Change)] = &[
         ("not-attached", |path| source(path).is_attached = false),
