@@ -47,7 +47,7 @@ TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 ASSETS := $(BUILT)/assets
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man site audit clean
 .PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
@@ -118,6 +118,9 @@ release: module ## Build everything that is shipped: the library and the program
 man: programs ## Write manual pages and shell completions to target/assets
 	@.ci/man $(BUILT)/debug $(ASSETS)
 	$(say) 'manual pages: $(ASSETS)/man; completions: $(ASSETS)/completions'
+
+site: toolchain ## Build the documentation as a site, target/site/index.html
+	@.ci/site
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit
