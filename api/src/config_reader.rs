@@ -8,6 +8,8 @@
 
 mod json;
 mod named_files;
+#[cfg(any(test, feature = "test-util"))]
+pub mod reference;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -486,6 +488,30 @@ pub fn known_word<'w>(text: &str, words: &[&'w str]) -> Result<&'w str, String> 
     })
 }
 
+/// What the value of a key must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// A string.
+    Text,
+    /// An array of strings.
+    List,
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number in a range.
+    Integer {
+        /// The smallest one.
+        first: u32,
+        /// The largest one.
+        last: u32,
+    },
+    /// A string with a duration.
+    Duration,
+    /// A table.
+    Table,
+    /// An array of tables.
+    Tables,
+}
+
 /// One table of the file.
 pub struct Section<'a> {
     document: &'a Document<'a>,
@@ -619,7 +645,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+    fn value(&self, key: &str, kind: ValueKind) -> Option<&'a Spanned<DeValue<'a>>> {
+        #[cfg(any(test, feature = "test-util"))]
+        reference::record(&self.path, key, kind);
+        #[cfg(not(any(test, feature = "test-util")))]
+        let _ = kind;
         self.read_keys.borrow_mut().insert(key.to_owned());
         let value = self.table.get(key)?;
         let mut offsets = self.document.offsets.borrow_mut();
@@ -685,7 +715,7 @@ impl<'a> Section<'a> {
 
     /// A string. `expected` describes it with an example.
     pub fn text(&self, key: &str, expected: &str) -> Option<String> {
-        let value = self.value(key)?;
+        let value = self.value(key, ValueKind::Text)?;
         match value.get_ref() {
             DeValue::String(text) => Some(text.to_string()),
             _ => self.mismatch(key, value, expected, ""),
@@ -725,7 +755,7 @@ impl<'a> Section<'a> {
         expected: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let value = self.value(key)?;
+        let value = self.value(key, ValueKind::Text)?;
         self.parse_value(key, value, expected, &parse)
     }
 
@@ -768,7 +798,7 @@ impl<'a> Section<'a> {
         expected: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
-        let value = self.value(key)?;
+        let value = self.value(key, ValueKind::List)?;
         let Some(items) = value.get_ref().as_array() else {
             let expected = format!("an array, each entry {expected}");
             return self.mismatch(key, value, &expected, "");
@@ -783,7 +813,7 @@ impl<'a> Section<'a> {
 
     /// `true` or `false`, without quotes.
     pub fn boolean(&self, key: &str, default: bool) -> bool {
-        let Some(value) = self.value(key) else {
+        let Some(value) = self.value(key, ValueKind::Boolean) else {
             return default;
         };
         match value.get_ref() {
@@ -796,7 +826,8 @@ impl<'a> Section<'a> {
 
     /// A whole number within `range`.
     pub fn integer(&self, key: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
-        let value = self.value(key)?;
+        let (first, last) = (*range.start(), *range.end());
+        let value = self.value(key, ValueKind::Integer { first, last })?;
         let number = match value.get_ref() {
             DeValue::Integer(number) => {
                 u32::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
@@ -811,13 +842,16 @@ impl<'a> Section<'a> {
 
     /// A duration above zero, such as `"30s"`.
     pub fn duration(&self, key: &str, default: Duration) -> Duration {
-        self.parsed::<ConfigDuration>(key, "a duration such as \"30s\", \"500ms\" or \"2m\"")
+        let parse = |text: &str| text.parse::<ConfigDuration>().map_err(|()| String::new());
+        let expected = "a duration such as \"30s\", \"500ms\" or \"2m\"";
+        self.value(key, ValueKind::Duration)
+            .and_then(|value| self.parse_value(key, value, expected, parse))
             .map_or(default, |duration| duration.0)
     }
 
     /// A table.
     pub fn section(&self, key: &str) -> Option<Section<'a>> {
-        let value = self.value(key)?;
+        let value = self.value(key, ValueKind::Table)?;
         let path = self.key(key);
         match value.get_ref() {
             DeValue::Table(table) => {
@@ -836,7 +870,7 @@ impl<'a> Section<'a> {
         } else {
             format!("an array of tables: [[{path}]]")
         };
-        let Some(value) = self.value(key) else {
+        let Some(value) = self.value(key, ValueKind::Tables) else {
             return Vec::new();
         };
         let Some(items) = value.get_ref().as_array() else {

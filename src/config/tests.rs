@@ -1,5 +1,6 @@
 use contrail_mesos_api::cluster::Admission;
 use contrail_mesos_api::config_reader::MAX_PROBLEMS;
+use contrail_mesos_api::config_reader::reference::Reference;
 use contrail_mesos_api::parser_testing::{assert_linear, for_damaged_input};
 
 use super::*;
@@ -720,4 +721,63 @@ corp = '10.0.0.2'",
     for (problem, key) in problems.iter().zip(keys) {
         assert!(problem.contains(key), "{problem} is not about {key}");
     }
+}
+
+/// Files that together have every table, and every key that is read only if it is there.
+const PROBES: [&str; 2] = [
+    "state_dir = '/var/lib/contrail-mesos'
+     [deadlines]
+     [dns]
+     [ports]
+     [cni]
+     config_dir = '/nowhere'
+     [contrail]
+     managers = ['192.0.2.1']
+     [node]
+     [node.dns]
+     enabled = true
+     [node.dns.forward]
+     'corp.example' = ['192.0.2.53']
+     [[network]]
+     name = 'blue'
+     provider = 'bridge'
+     subnet = '10.32.0.0/24'
+     subnet6 = 'fd00:32::/64'
+     groups = true
+     [network.dns]
+     [[network]]
+     name = 'contrail'
+     provider = 'contrail'
+     [[network]]
+     name = 'vxlan-1'
+     provider = 'overlay'",
+    "[contrail]
+     managers = ['192.0.2.1']
+     vif = 'macvlan'
+     [[network]]
+     name = 'red'
+     provider = 'bridge'
+     subnet = '10.33.0.0/24'
+     [[network]]
+     name = 'none'
+     provider = 'none'",
+];
+
+#[test]
+fn page_about_the_file_says_what_is_read() {
+    // Read at run time: a changed page needs no build.
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let reference = Reference {
+        page: &page,
+        part: "agent.toml",
+        probes: &PROBES.map(ToOwned::to_owned),
+        same: &[("network[].dns", "dns")],
+        free: &["node.dns.forward"],
+    };
+    let problems = reference.problems(|text| match parse(text) {
+        Ok(config) => Ok(format!("{config:?}")),
+        Err(error) => Err(error.to_string()),
+    });
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

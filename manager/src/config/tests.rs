@@ -4,6 +4,7 @@ use super::*;
 use crate::mesos_master::Masters;
 use crate::vnc::{Auth, KeystoneVersion};
 use contrail_mesos_api::agent_api;
+use contrail_mesos_api::config_reader::reference::Reference;
 use contrail_mesos_api::http::Credentials;
 
 const EXAMPLE: &str = include_str!("../../../manager.toml.example");
@@ -86,10 +87,9 @@ fn check_services(config: &Config) {
     assert_eq!(config.services, Some(expected));
 }
 
-#[test]
-fn every_key_of_the_example_is_valid() {
-    let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+/// [`uncommented_example`] with the files that it names.
+fn example_with_files(directory: &Path) -> String {
+    let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).unwrap();
     write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
     write("keystone.password", "secret\n");
     write("zookeeper.password", "secret\n");
@@ -99,7 +99,13 @@ fn every_key_of_the_example_is_valid() {
         r#"{"vtep_subnet": "44.128.0.0/16", "vtep_mac_oui": "70:B3:D5:00:00:00",
             "overlays": [{"name": "a", "subnet": "9.0.0.0/8", "prefix": 24}]}"#,
     );
-    let text = uncommented_example(directory.path());
+    uncommented_example(directory)
+}
+
+#[test]
+fn every_key_of_the_example_is_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = example_with_files(directory.path());
     let problems = parse(&text).unwrap_err();
     // Two kinds of authentication, of which the second names an unset variable.
     assert_eq!(problems.len(), 2, "{problems:#?}");
@@ -524,4 +530,71 @@ fn manager_needs_the_vnc_api_or_overlays() {
         .map(|warning| warning.key.as_str())
         .collect();
     assert_eq!(keys, ["project", "mesos"], "{warnings:?}");
+}
+
+#[test]
+fn page_about_the_file_says_what_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = example_with_files(directory.path());
+    let (before, rest) = text.split_once("[vnc.keystone]").unwrap();
+    let (keystone, rest) = rest.split_once("[vnc.basic]").unwrap();
+    let (_, after) = rest.split_once("\n[provision]").unwrap();
+    let password = directory.path().join("mesos.password");
+    let basic = format!("[vnc.basic]\nuser = \"a\"\npassword_file = {password:?}\n");
+    let rest = format!("\n[provision]{after}");
+    // Read at run time: a changed page needs no build.
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let reference = Reference {
+        page: &page,
+        part: "manager.toml",
+        probes: &[
+            format!("{before}[vnc.keystone]{keystone}{rest}"),
+            format!("{before}{basic}{rest}"),
+        ],
+        same: &[
+            ("mesos.basic", "vnc.basic"),
+            ("marathon.basic", "vnc.basic"),
+        ],
+        free: &[],
+    };
+    let problems = reference.problems(|text| match Config::parse(Path::new("m.toml"), text) {
+        // Warnings have the lines of the file.
+        Ok(config) => Ok(format!(
+            "{:?}",
+            Config {
+                warnings: vec![],
+                ..config
+            }
+        )),
+        Err(error) => Err(error.to_string()),
+    });
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn page_about_the_overlays_file_says_what_is_read() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/overlay.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let top = "vtep_subnet = '44.128.0.0/16'\nvtep_mac_oui = '70:B3:D5:00:00:00'\n";
+    let overlays = [
+        "name = 'a'\nsubnet = '9.0.0.0/8'\nprefix = 24\ngroups = true",
+        "name = 'a'\nsubnet = '9.0.0.0/8'\nipam = 'cluster'",
+    ];
+    let reference = Reference {
+        page: &page,
+        part: "Configuration file",
+        probes: &overlays.map(|overlay| format!("{top}[[overlays]]\n{overlay}\n")),
+        same: &[],
+        free: &[],
+    };
+    let problems = reference.problems(|text| {
+        let table: toml::Table = text.parse().expect("TOML");
+        let json = serde_json::to_string(&table).expect("JSON");
+        match crate::overlay::OverlayConfig::parse(Path::new("overlay.json"), &json) {
+            Ok(config) => Ok(format!("{config:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

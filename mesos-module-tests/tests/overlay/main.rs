@@ -4,6 +4,7 @@
 
 mod blocks;
 mod changes;
+mod disaster;
 mod docker;
 mod faults;
 mod fixture;
