@@ -33,7 +33,8 @@ groups = true
 "#;
 
 const OVERLAYS: &str = r#"{"vtep_subnet": "44.128.0.0/16", "vtep_mac_oui": "70:B3:D5:00:00:00",
-  "overlays": [{"name": "vxlan-1", "subnet": "192.168.0.0/17", "prefix": 24, "groups": true}]}"#;
+  "overlays": [{"name": "vxlan-1", "subnet": "192.168.0.0/17", "prefix": 24, "groups": true}]}
+"#;
 
 /// The manager's configuration, without the address of the Mesos master.
 const MANAGER: &str = r#"[overlay]
@@ -104,19 +105,23 @@ fn commands_of_operators_work_as_they_are_written() -> Result<()> {
         "contrail-mesos-manager --config /etc/contrail-mesos/running.toml \
          > /var/log/manager.log 2>&1 &",
     )?;
-    let log = "tail -n 30 /var/log/manager.log; tail -n 30 /var/log/node.log";
+    let log = "tail -n 30 /var/log/manager.log; tail -n 30 /var/log/node.log; true";
     until("the manager leads", || {
         host.prints("curl -sS -f http://127.0.0.1:6993/ready")
             .map(Some)
     })
     .with_context(|| host.prints(log).unwrap_or_default())?;
-    install.section(&host, "Install the node daemon")?;
     host.prints("contrail-mesos-node run > /var/log/node.log 2>&1 &")?;
     until("the node daemon has the services", || {
         host.prints("grep -q 198.18.0.1 /var/lib/contrail-mesos/node/dns.json")
             .map(Some)
     })
     .with_context(|| host.prints(log).unwrap_or_default())?;
+    // A node that is not registered yet has a problem.
+    until("the node is registered", || {
+        host.prints("contrail-mesos status --cluster").map(Some)
+    })?;
+    install.section(&host, "Install the node daemon")?;
     host.host.block_on(async {
         let request = Client::new().post(format!("{}/v2/apps", marathon.url()));
         request.json(&app).send().await?.error_for_status()
@@ -129,6 +134,7 @@ fn commands_of_operators_work_as_they_are_written() -> Result<()> {
         other => bail!("what is {other}?"),
     };
     value("<container id>").with_context(|| host.prints(log).unwrap_or_default())?;
+    install.finish(&["Set up Contrail networks", "Install the node daemon"])?;
     for page in ["docs/operations.md", "docs/groups.md", "docs/dns.md"] {
         let walk = Walk::of(page)?;
         let sections = SECTIONS.iter().filter(|(of, _)| *of == page);
