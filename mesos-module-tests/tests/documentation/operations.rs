@@ -70,8 +70,13 @@ fn install(host: &ScratchHost, master: &str) -> Result<()> {
 fn commands_of_operators_work_as_they_are_written() -> Result<()> {
     let host = ScratchHost::at("192.0.2.1", "agent-1")?;
     let host_address = host.host.address();
-    // What is asked of the default name servers has no answer here.
-    host.prints("ip route add default dev lo")?;
+    // An uplink that leads nowhere: overlays need one, and a default route.
+    host.prints(
+        "ip link add uplink type veth peer name nowhere
+         ip link set nowhere up && ip link set uplink up
+         ip address delete 192.0.2.1/32 dev lo && ip address add 192.0.2.1/24 dev uplink
+         ip route add default via 192.0.2.254",
+    )?;
     host.prints(
         "install -D -t /usr/local/bin target/release/*
          install -D -t /usr/lib/mesos/modules target/module/libcontrail_mesos.so
