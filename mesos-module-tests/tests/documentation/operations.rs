@@ -9,12 +9,13 @@ use serde_json::json;
 use crate::scratch::{ScratchHost, Walk, agent_flags};
 
 /// The pages and sections that [`commands_of_operators_work_as_they_are_written`] runs.
-pub(crate) const SECTIONS: [(&str, &str); 9] = [
+pub(crate) const SECTIONS: [(&str, &str); 10] = [
     ("docs/install.md", "Install the node daemon"),
     ("docs/install.md", "Set up Contrail networks"),
     ("docs/operations.md", "The API of the node daemon"),
     ("docs/operations.md", "Check a host"),
     ("docs/operations.md", "Inspect a container"),
+    ("docs/operations.md", "What belongs to no container"),
     ("docs/operations.md", "Groups of a container"),
     ("docs/operations.md", "Attach a namespace by hand"),
     ("docs/groups.md", "Change the groups of a running container"),

@@ -82,7 +82,10 @@ impl ScratchHost {
                mkdir {scratch}/$part {scratch}/$part.work
                mount -t overlay overlay -o lowerdir=/$part,upperdir={scratch}/$part,workdir={scratch}/$part.work /$part
              done
-             rm -rf /etc/contrail-mesos /var/lib/contrail-mesos /usr/local/bin/contrail-mesos*"
+             rm -rf /etc/contrail-mesos /var/lib/contrail-mesos /usr/local/bin/contrail-mesos*
+             # The machine's may be one that containers do not reach, which is a warning.
+             rm -f /etc/resolv.conf
+             echo nameserver 10.0.0.53 > /etc/resolv.conf"
         ))?;
         Ok(Self { host, name })
     }
