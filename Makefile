@@ -35,6 +35,16 @@ of_commit = env CONTRAIL_MESOS_COMMIT=$(CONTRAIL_MESOS_COMMIT) CONTRAIL_MESOS_CO
 on_tree = $(of_commit) $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
+# Where make install puts what make release has built.
+DESTDIR ?=
+PREFIX ?= /usr/local
+# Man pages and completions, in man/ and completions/{bash,fish,zsh}: install and dist take what is there.
+ASSETS := $(BUILT)/assets
+# The programs that make the packages, at their versions.
+TOOLS := $(BUILT)/tools
+PACKAGERS := cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
+# The bare Debian in which the tests install the packages.
+BARE_ROOT := $(BUILT)/debian/root
 # How many damaged inputs soak gives to each parser.
 FUZZ_ROUNDS ?= 200000
 
@@ -43,12 +53,10 @@ module_packages = g++ \
   $(if $(MESOS_TREE)$(MESOS_PREFIX),libcurl4-openssl-dev libssl-dev) \
   $(if $(MESOS_TREE),$(if $(MESOS_BUILD),,patch python3 python3-pip python3-venv))
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
-# Man pages and completions, in man/ and completions/{bash,fish,zsh}.
-ASSETS := $(BUILT)/assets
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man site audit clean
-.PHONY: root toolchain compiler packages testbed programs release-programs mesos
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man site install dist audit clean
+.PHONY: root toolchain compiler packages testbed programs release-programs mesos assets packagers bare-root
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -87,7 +95,7 @@ check: toolchain compiler ## Format, warnings, and every test that needs neither
 lint: toolchain ## Check format, warnings, documentation, shell scripts and the rules of CONTRIBUTING.md
 	@.ci/lint
 
-test: testbed ## Run all tests, those on the real Mesos included (root)
+test: testbed packagers bare-root ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)
 
 soak: root toolchain packages release-programs mesos ## Run the long tests: crashes at random moments, for hours (root)
@@ -121,6 +129,13 @@ man: programs ## Write manual pages and shell completions to target/assets
 
 site: toolchain ## Build the documentation as a site, target/site/index.html
 	@.ci/site
+
+install: assets ## Install what make release has built [DESTDIR=… PREFIX=/usr/local]
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install $(BUILT)/module $(BUILT)/release $(ASSETS)
+
+dist: release assets packagers ## Make the deb and rpm packages [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+	$(say) 'packages'
+	@CARGO_TOOLS=$(TOOLS) packaging/dist $(BUILT)/dist $(BUILT)/module $(BUILT)/release $(ASSETS)
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit
@@ -163,3 +178,20 @@ release-programs: module
 mesos:
 	$(say) 'the real Mesos 1.11.0'
 	@mesos-module-tests/mesos/install.sh
+
+# The one place that fills $(ASSETS).
+assets:
+	@mkdir -p $(ASSETS)
+
+packagers: toolchain
+	@.ci/packages dpkg-dev
+	@# Dev builds are made in a third of the time. Their dependencies are checked by their own lock files.
+	@for tool in $(PACKAGERS); do \
+	  if ! grep -qsF "\"$${tool%@*} $${tool#*@} " $(TOOLS)/.crates.toml; then \
+	    printf '==> building %s, once\n' "$$tool"; \
+	    cargo install --quiet --locked --profile dev --no-default-features --root $(TOOLS) --target-dir $(TOOLS)/build "$$tool"; \
+	  fi; \
+	done
+
+bare-root: root
+	@packaging/bare-root $(BARE_ROOT)

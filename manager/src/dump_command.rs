@@ -1,11 +1,11 @@
 //! `contrail-mesos-manager dump`: one archive for the report of a problem.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use contrail_mesos_api::command_line;
 use contrail_mesos_api::dump::{
     Contents, DumpOptions, Format, Part, Redactor, default_path, parse_size, summary, write,
 };
@@ -54,9 +54,6 @@ const TEXTS: [&str; 5] = ["live", "ready", "leading", "metrics", "log-level"];
 /// the same. A part that cannot be read is named in manifest.json, and does not fail the dump.
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
-    /// Configuration file
-    #[arg(long, default_value = contrail_mesos_manager::DEFAULT_PATH, value_name = "FILE")]
-    config: PathBuf,
     /// The archive, which must not exist [default: contrail-mesos-manager-dump-<time>.tar.gz in this
     /// directory]
     #[arg(long, value_name = "FILE")]
@@ -77,9 +74,10 @@ fn admin_address(text: &str) -> Result<Address, InvalidAddress> {
 }
 
 impl Dump {
-    pub(crate) fn run(&self) -> Result<()> {
+    /// Dumps what the manager with the configuration at this path has.
+    pub(crate) fn run(&self, config: &Path) -> Result<()> {
         let mut redactor = Redactor::default();
-        if let Ok(toml) = read_regular_or_linked_file(&self.config) {
+        if let Ok(toml) = read_regular_or_linked_file(config) {
             redactor.add_configuration(&String::from_utf8_lossy(&toml));
         }
         let program = "contrail-mesos-manager";
@@ -90,17 +88,14 @@ impl Dump {
             version: env!("CARGO_PKG_VERSION"),
         };
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let written = runtime.block_on(write(&options, self.parts(), &redactor));
+        let written = runtime.block_on(write(&options, self.parts(config), &redactor));
         // What hangs is left behind.
         runtime.shutdown_background();
-        let mut out = std::io::stdout().lock();
-        out.write_all(summary(&written?).as_bytes())
-            .context("cannot write the output")
+        Ok(command_line::print(&summary(&written?))?)
     }
 
-    fn parts(&self) -> Vec<Part> {
-        let config = self.config.clone();
-        let path = self.config.display().to_string();
+    fn parts(&self, path: &Path) -> Vec<Part> {
+        let config = path.to_owned();
         let mut parts = vec![
             Part::blocking("host/system.json", Format::Json, system),
             Part::blocking("configuration/manager.toml", Format::Text, move || {
@@ -113,7 +108,7 @@ impl Dump {
                 "commands/check.txt",
                 Format::Text,
                 "/proc/self/exe",
-                &["--check", "--config", &path],
+                &["config", "check", "--config", &path.display().to_string()],
             ),
             Part::program(
                 "logs/journal.txt",
@@ -132,7 +127,7 @@ impl Dump {
         match self
             .admin
             .clone()
-            .map_or_else(|| configured(&self.config), Ok)
+            .map_or_else(|| configured(path), Ok)
         {
             Ok(admin) => parts.extend(answers(&admin)),
             Err(error) => parts.push(Part::new("manager", Format::Text, async { Err(error) })),

@@ -34,6 +34,11 @@ pub(crate) const EXAMPLES: &[Example] = &[
         line: "contrail-mesos-manager dump --output report.tar.gz",
     },
     Example {
+        command: "healthcheck",
+        purpose: "Whether the manager of this host is ready, for a probe of a container",
+        line: "contrail-mesos-manager healthcheck",
+    },
+    Example {
         command: "import",
         purpose: "Translate the configuration of Contrail's own mesos-manager",
         line: "contrail-mesos-manager import /etc/contrail/contrail-mesos-manager.conf",

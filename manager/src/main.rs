@@ -6,8 +6,9 @@
     reason = "these panic if nobody reads, or a disk is full"
 )]
 
-mod examples;
 mod dump_command;
+mod examples;
+mod healthcheck;
 mod import;
 mod overlay_command;
 
@@ -84,6 +85,7 @@ enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     Dump(dump_command::Dump),
+    Healthcheck(healthcheck::Healthcheck),
     Import(import::Import),
     Overlay(overlay_command::Overlay),
     /// Write manual pages and completions
@@ -121,9 +123,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (path, is_quiet) = (&arguments.config, arguments.common.quiet);
     match &arguments.command {
         Some(Command::Dump(dump)) => {
-            dump.run()?;
+            dump.run(path)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Some(Command::Healthcheck(healthcheck)) => return healthcheck.run(path),
         Some(Command::Import(import)) => {
             import.run(is_quiet)?;
             return Ok(ExitCode::SUCCESS);

@@ -212,6 +212,19 @@ async fn manager_creates_a_container_and_stops() {
     );
     let contrail: Value = serde_json::from_str(&files["manager/contrail.json"]).unwrap();
     assert!(contrail.is_object());
+    // The running manager was given port 0.
+    let probed = directory.path().join("probed.toml");
+    let address = admin.strip_prefix("http://").unwrap();
+    let text = format!("admin_listen = \"{address}\"\n[vnc]\nservers = [\"a\"]\n");
+    std::fs::write(&probed, text).unwrap();
+    let healthcheck = |more: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["healthcheck", "--config"]).arg(&probed);
+        let output = command.args(more).output().unwrap();
+        (output.status.success(), output.stdout)
+    };
+    assert_eq!(healthcheck(&[]), (true, b"leading\n".to_vec()));
+    assert_eq!(healthcheck(&["--live"]), (true, b"live\n".to_vec()));
 
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -223,6 +236,7 @@ async fn manager_creates_a_container_and_stops() {
     .await
     .unwrap();
     assert!(status.success(), "{rest}");
+    assert_eq!(healthcheck(&["--live"]), (false, vec![]));
     assert!(
         rest.contains("ports created: eth0 10.47.255.252/12") && rest.contains("stopping"),
         "{rest}"

@@ -62,6 +62,17 @@ impl Host {
 
     /// Starts a host with an address and more of them.
     pub fn with_addresses(address: IpAddr, more: &[IpAddr]) -> Result<Self> {
+        Self::with_options(address, more, None)
+    }
+
+    /// Starts a host whose files are those of the system in the directory `root`, with `ip` in it. Besides,
+    /// it sees Mesos, the programs that cargo built, and its own directory. What it changes in the system
+    /// is in memory, and its own.
+    pub fn with_root(address: IpAddr, root: &Path) -> Result<Self> {
+        Self::with_options(address, &[], Some(root))
+    }
+
+    fn with_options(address: IpAddr, more: &[IpAddr], root: Option<&Path>) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "these tests make network namespaces and run the real Mesos agent: run them as root"
@@ -83,6 +94,12 @@ impl Host {
             .arg(&directory);
         for address in [&[address], more].concat() {
             command.arg(format!("--address={}", IpNet::from(address)));
+        }
+        if let Some(root) = root {
+            command.arg("--root").arg(root);
+            for directory in install.directories() {
+                command.arg("--bind").arg(directory);
+            }
         }
         let unshare = command
             .stdin(Stdio::piped())

@@ -36,6 +36,13 @@ pub struct Options {
     /// Its addresses, on the loopback interface.
     #[arg(long)]
     pub address: Vec<String>,
+    /// A directory with another system, whose files it has instead of the machine's. What it changes is
+    /// in memory.
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Directories of the machine that it sees with another system, too.
+    #[arg(long)]
+    pub bind: Vec<PathBuf>,
 }
 
 /// Is the host until standard input closes.
@@ -44,6 +51,9 @@ pub fn main(options: &Options) -> Result<()> {
         nix::unistd::getpid().as_raw() == 1,
         "this is the first process of a simulated host; the testbed starts it"
     );
+    if let Some(root) = &options.root {
+        enter_root(root, options)?;
+    }
     set_up(options)?;
     println!("{READY}");
     io::stdout().flush()?;
@@ -58,6 +68,54 @@ pub fn main(options: &Options) -> Result<()> {
         reap();
     }
     tear_down(options)
+}
+
+/// Makes a system the root of this mount namespace, with a layer in memory above it.
+fn enter_root(root: &Path, options: &Options) -> Result<()> {
+    let none: Option<&str> = None;
+    let layers = options.directory.join("root");
+    fs::create_dir_all(&layers)?;
+    mount(Some("tmpfs"), &layers, Some("tmpfs"), MsFlags::empty(), none)
+        .with_context(|| format!("cannot mount a tmpfs on {}", layers.display()))?;
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|name| layers.join(name));
+    for directory in [&upper, &work, &merged] {
+        fs::create_dir(directory)?;
+    }
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        root.display(),
+        upper.display(),
+        work.display()
+    );
+    mount(
+        Some("overlay"),
+        &merged,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    )
+    .with_context(|| format!("cannot mount {} with a layer above", root.display()))?;
+    let inside = |path: &Path| merged.join(path.strip_prefix("/").unwrap_or(path));
+    let system = [Path::new("/dev"), Path::new("/sys")].into_iter();
+    let binds = options.bind.iter().map(PathBuf::as_path);
+    for path in system.chain([options.directory.as_path()]).chain(binds) {
+        let target = inside(path);
+        fs::create_dir_all(&target)?;
+        let flags = if path == options.directory {
+            MsFlags::MS_BIND
+        } else {
+            MsFlags::MS_BIND | MsFlags::MS_REC
+        };
+        mount(Some(path), &target, none, flags, none)
+            .with_context(|| format!("cannot bind {}", path.display()))?;
+    }
+    let proc = inside(Path::new("/proc"));
+    mount(Some("proc"), &proc, Some("proc"), MsFlags::empty(), none).context("cannot mount /proc")?;
+    std::env::set_current_dir(&merged)?;
+    // The former root is above the new one, until it is gone.
+    nix::unistd::pivot_root(".", ".").context("cannot change the root")?;
+    umount2(".", MntFlags::MNT_DETACH).context("cannot unmount the machine's files")?;
+    std::env::set_current_dir("/").context("no root")
 }
 
 fn set_up(options: &Options) -> Result<()> {

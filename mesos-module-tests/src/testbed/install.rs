@@ -38,6 +38,12 @@ impl Install {
             testbed_host: program("testbed-host")?,
         })
     }
+
+    /// The directories of the real Mesos and of the programs.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &Path> {
+        let mesos = self.mesos_containerizer.ancestors().nth(2);
+        mesos.into_iter().chain(self.mesos_executor.parent())
+    }
 }
 
 /// The path of a binary of this workspace, of the profile that is running.
