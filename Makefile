@@ -33,6 +33,10 @@ CONTRAIL_MESOS_COMMIT ?= $(shell git describe --always --abbrev=40 --exclude='*'
 CONTRAIL_MESOS_COMMIT_DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
 of_commit = env CONTRAIL_MESOS_COMMIT=$(CONTRAIL_MESOS_COMMIT) CONTRAIL_MESOS_COMMIT_DATE=$(CONTRAIL_MESOS_COMMIT_DATE)
 on_tree = $(of_commit) $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
+# The paths of this machine are not in what is shipped: it is the same wherever it is built.
+paths_as = $(1)$(CURDIR)=/contrail-mesos $(1)$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+shipped = RUSTFLAGS="$(strip $(RUSTFLAGS) $(call paths_as,--remap-path-prefix=))" \
+  CFLAGS="$(strip $(CFLAGS) $(call paths_as,-ffile-prefix-map=))" CXXFLAGS="$(strip $(CXXFLAGS) $(call paths_as,-ffile-prefix-map=))"
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
 # Where make install puts what make release has built.
@@ -56,7 +60,7 @@ TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
 .PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man site install dist audit clean
-.PHONY: root toolchain compiler packages testbed programs release-programs mesos assets packagers bare-root
+.PHONY: root toolchain compiler packages testbed programs release-programs mesos assets packagers linters bare-root
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -95,7 +99,7 @@ check: toolchain compiler ## Format, warnings, and every test that needs neither
 lint: toolchain ## Check format, warnings, documentation, shell scripts and the rules of CONTRIBUTING.md
 	@.ci/lint
 
-test: testbed packagers bare-root ## Run all tests, those on the real Mesos included (root)
+test: testbed packagers linters bare-root ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)
 
 soak: root toolchain packages release-programs mesos ## Run the long tests: crashes at random moments, for hours (root)
@@ -114,13 +118,13 @@ module: toolchain ## Build the libraries for Mesos [MESOS_TREE=â€¦ MESOS_BUILD=â
 	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
 	@# The isolator's last: as a dependency of the others it is linked without optimizations.
 	@for package in contrail-mesos-manager contrail-mesos-node contrail-mesos; do \
-	  $(on_tree) cargo rustc --profile module --locked --package $$package --lib --crate-type cdylib; \
+	  $(on_tree) $(shipped) cargo rustc --profile module --locked --package $$package --lib --crate-type cdylib; \
 	done
 	$(say) 'libraries: $(LIBRARY), $(BUILT)/module/libcontrail_mesos_{node,manager}.so'
 
 release: module ## Build everything that is shipped: the library and the programs
 	$(say) 'building the programs'
-	@$(on_abi) $(of_commit) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
+	@$(on_abi) $(of_commit) $(shipped) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
 	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-node,contrail-mesos-manager}'
 
 man: programs ## Write manual pages and shell completions to target/assets
@@ -173,7 +177,7 @@ programs:
 
 release-programs: module
 	$(say) 'building the programs (release profile)'
-	@$(on_abi) cargo build --release --locked --workspace --bins
+	@$(on_abi) $(shipped) cargo build --release --locked --workspace --bins
 
 mesos:
 	$(say) 'the real Mesos 1.11.0'
@@ -192,6 +196,10 @@ packagers: toolchain
 	    cargo install --quiet --locked --profile dev --no-default-features --root $(TOOLS) --target-dir $(TOOLS)/build "$$tool"; \
 	  fi; \
 	done
+
+# What judges the packages in the tests.
+linters:
+	@.ci/packages lintian rpmlint systemd
 
 bare-root: root
 	@packaging/bare-root $(BARE_ROOT)

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -47,12 +47,18 @@ impl Docker {
         until("Docker answers", || Ok(docker.run("version").ok()))?;
         let root = tempfile::tempdir()?;
         image::rootfs(root.path())?;
-        host.sh(&format!(
-            "tar -C {} -c . | {} import - {IMAGE}",
-            root.path().display(),
-            docker.client()
-        ))?;
+        docker.import(root.path(), IMAGE)?;
         Ok(docker)
+    }
+
+    /// Makes an image of a root filesystem.
+    pub fn import(&self, root: &Path, name: &str) -> Result<()> {
+        self.host.sh(&format!(
+            "tar -C {} -c . | {} import - {name}",
+            root.display(),
+            self.client()
+        ))?;
+        Ok(())
     }
 
     /// Lets the node daemon of the host, when it starts next, give Docker its half of the overlays.
@@ -101,8 +107,13 @@ impl Docker {
 
     /// Ends it, with its containers and networks, and removes what it leaves on its host. The node
     /// daemon, which must not run meanwhile, does not look for it when it starts next.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
         self.replace_in_config(&self.key(), "[node]\n")?;
+        self.end()
+    }
+
+    /// As [`Docker::stop`], on a host whose node daemon was never given it.
+    pub fn end(mut self) -> Result<()> {
         let client = self.client();
         self.host.sh(&format!(
             "{client} ps --all --quiet | xargs --no-run-if-empty {client} rm --force; \

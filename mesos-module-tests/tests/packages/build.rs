@@ -45,12 +45,17 @@ pub(crate) fn bare_root() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Makes the deb and rpm packages of these names, or all, in a directory.
-pub(crate) fn packages(directory: &Path, version: &str, names: &[&str]) -> Result<()> {
+/// Makes packages of these kinds, `deb` and `rpm`, and of these names, or all, in a directory.
+pub(crate) fn packages(
+    directory: &Path,
+    version: &str,
+    kinds: &str,
+    names: &[&str],
+) -> Result<()> {
     let tools = target()?.join("tools");
     ensure!(
-        tools.join("bin/cargo-deb").is_file(),
-        "cargo-deb is not in {}: run make packagers",
+        tools.is_dir(),
+        "the programs that make packages are not in {}: run make packagers",
         tools.display()
     );
     let programs = programs()?;
@@ -62,6 +67,7 @@ pub(crate) fn packages(directory: &Path, version: &str, names: &[&str]) -> Resul
         .args(names)
         .env("CARGO_TOOLS", tools)
         .env("VERSION", version)
+        .env("KINDS", kinds)
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
         .env("FAST", "yes")
         .output()?;

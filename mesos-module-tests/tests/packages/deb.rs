@@ -40,7 +40,7 @@ impl System {
     fn start() -> Result<Self> {
         let host = host()?;
         for version in [OLD, NEW] {
-            packages(&host.directory().join(version), version, &SERVICES)?;
+            packages(&host.directory().join(version), version, "deb", &SERVICES)?;
         }
         Ok(Self { host })
     }
@@ -54,9 +54,10 @@ impl System {
     fn install(&self, version: &str) -> Result<()> {
         let directory = self.host.directory().join(version);
         self.dpkg(&format!("--install {}/*.deb", directory.display()))?;
-        let installed = self.host.sh(
-            "dpkg-query --show --showformat '${db:Status-Status} ${Version}\\n' 'contrail-mesos*'",
-        )?;
+        let installed = self.host.sh(&format!(
+            "dpkg-query --show --showformat '${{db:Status-Status}} ${{Version}}\\n' {}",
+            SERVICES.join(" ")
+        ))?;
         ensure!(
             installed == format!("installed {version}-1\n").repeat(SERVICES.len()),
             "{installed}"
@@ -119,7 +120,7 @@ fn deb_packages_live_through_upgrade_downgrade_and_removal() -> Result<()> {
 
     let mut cluster = cluster(host)?;
     let scheduler = Scheduler::start(host, cluster.master())?;
-    let echo = format!("exec busybox nc -lk -p {ECHO_PORT} -e cat");
+    let echo = format!("exec busybox nc -ll -p {ECHO_PORT} -e cat");
     let task = scheduler.run(TaskSpec::new("one", &echo).network("blue"))?;
     let mut connection = Connection::open(host, address(&task)?)?;
     connection.echo("before")?;
@@ -169,11 +170,10 @@ fn check_installed(host: &Host) -> Result<()> {
         .collect();
     let found = host.sh(&format!("stat -c '%a %U:%G %n' {}", paths.join(" ")))?;
     ensure!(found == INSTALLED, "{found}");
-    let verified = host.sh("dpkg --verify 'contrail-mesos*'")?;
+    let verified = host.sh(&format!("dpkg --verify {}", SERVICES.join(" ")))?;
     ensure!(verified.is_empty(), "{verified}");
     // The configurations as they are installed: that of an agent is valid, without a network.
-    let config = host.sh("contrail-mesos config check 2>&1")?;
-    ensure!(config.contains("valid"), "{config}");
+    host.sh("contrail-mesos config check")?;
     let info = host.sh("contrail-mesos module info /usr/lib/mesos/modules/libcontrail_mesos.so")?;
     let provides = host.sh("dpkg-query --show --showformat '${Provides}' contrail-mesos")?;
     let mesos = provides
