@@ -47,14 +47,18 @@ impl Docker {
         until("Docker answers", || Ok(docker.run("version").ok()))?;
         let root = tempfile::tempdir()?;
         image::rootfs(root.path())?;
-        docker.import(root.path(), IMAGE)?;
+        docker.import(root.path(), &[], IMAGE)?;
         Ok(docker)
     }
 
-    /// Makes an image of a root filesystem.
-    pub fn import(&self, root: &Path, name: &str) -> Result<()> {
+    /// Makes an image of a root filesystem, without the directories `excluded` in it.
+    pub fn import(&self, root: &Path, excluded: &[&str], name: &str) -> Result<()> {
+        let excluded: String = excluded
+            .iter()
+            .map(|directory| format!("--exclude=./{directory}/* "))
+            .collect();
         self.host.sh(&format!(
-            "tar -C {} -c . | {} import - {name}",
+            "tar -C {} {excluded} -c . | {} import - {name}",
             root.display(),
             self.client()
         ))?;

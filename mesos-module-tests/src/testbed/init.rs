@@ -75,8 +75,14 @@ fn enter_root(root: &Path, options: &Options) -> Result<()> {
     let none: Option<&str> = None;
     let layers = options.directory.join("root");
     fs::create_dir_all(&layers)?;
-    mount(Some("tmpfs"), &layers, Some("tmpfs"), MsFlags::empty(), none)
-        .with_context(|| format!("cannot mount a tmpfs on {}", layers.display()))?;
+    mount(
+        Some("tmpfs"),
+        &layers,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        none,
+    )
+    .with_context(|| format!("cannot mount a tmpfs on {}", layers.display()))?;
     let [upper, work, merged] = ["upper", "work", "merged"].map(|name| layers.join(name));
     for directory in [&upper, &work, &merged] {
         fs::create_dir(directory)?;
@@ -110,7 +116,8 @@ fn enter_root(root: &Path, options: &Options) -> Result<()> {
             .with_context(|| format!("cannot bind {}", path.display()))?;
     }
     let proc = inside(Path::new("/proc"));
-    mount(Some("proc"), &proc, Some("proc"), MsFlags::empty(), none).context("cannot mount /proc")?;
+    mount(Some("proc"), &proc, Some("proc"), MsFlags::empty(), none)
+        .context("cannot mount /proc")?;
     std::env::set_current_dir(&merged)?;
     // The former root is above the new one, until it is gone.
     nix::unistd::pivot_root(".", ".").context("cannot change the root")?;

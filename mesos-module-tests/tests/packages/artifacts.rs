@@ -12,7 +12,7 @@ fn packages_are_reproducible_and_without_complaints() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let [first, second] = ["first", "second/deeper"].map(|name| directory.path().join(name));
     packages(&first, "1.0.0", "deb rpm", &[])?;
-    // A file of the package is not older than this: another time, another umask.
+    // At another time, and in another directory.
     packages(&second, "1.0.0", "deb rpm", &[])?;
     let sums = |directory: &std::path::Path| fs::read_to_string(directory.join("SHA256SUMS"));
     let (sums, again) = (sums(&first)?, sums(&second)?);

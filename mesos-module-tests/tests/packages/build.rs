@@ -46,12 +46,7 @@ pub(crate) fn bare_root() -> Result<PathBuf> {
 }
 
 /// Makes packages of these kinds, `deb` and `rpm`, and of these names, or all, in a directory.
-pub(crate) fn packages(
-    directory: &Path,
-    version: &str,
-    kinds: &str,
-    names: &[&str],
-) -> Result<()> {
+pub(crate) fn packages(directory: &Path, version: &str, kinds: &str, names: &[&str]) -> Result<()> {
     let tools = target()?.join("tools");
     ensure!(
         tools.is_dir(),

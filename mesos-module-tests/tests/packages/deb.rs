@@ -46,8 +46,9 @@ impl System {
     }
 
     fn dpkg(&self, command: &str) -> Result<String> {
-        self.host
-            .sh(&format!("DEBIAN_FRONTEND=noninteractive dpkg {command} 2>&1"))
+        self.host.sh(&format!(
+            "DEBIAN_FRONTEND=noninteractive dpkg {command} 2>&1"
+        ))
     }
 
     /// Installs a version over what is there.

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::build::{bare_root, packages, source};
 
-const CONFIG: &str = "admin_listen = '127.0.0.1:6993'\n[overlay]\nfile = '/etc/contrail-mesos/overlay.json'\n";
+const CONFIG: &str =
+    "admin_listen = '127.0.0.1:6993'\n[overlay]\nfile = '/etc/contrail-mesos/overlay.json'\n";
 const OVERLAYS: &str = "{\"vtep_subnet\": \"44.128.0.0/16\", \"vtep_mac_oui\": \"70:B3:D5:00:00:00\", \
     \"overlays\": [{\"name\": \"dcos\", \"subnet\": \"9.0.0.0/8\", \"prefix\": 24}]}";
 /// The user in the image.
@@ -26,7 +27,12 @@ fn manager_image_runs_read_only_as_its_own_user_until_sigterm() -> Result<()> {
     fs::write(etc.join("overlay.json"), OVERLAYS)?;
 
     let docker = Docker::start(&host)?;
-    docker.import(&bare_root()?, "debian")?;
+    // Each step of the build copies it.
+    docker.import(
+        &bare_root()?,
+        &["usr/share", "var", "usr/lib/rpm"],
+        "debian",
+    )?;
     docker.run(&format!(
         "build --network none --build-arg BASE=debian --tag manager --file {} {} 2>&1",
         source()?.join("packaging/oci/Containerfile").display(),
@@ -66,7 +72,8 @@ fn manager_image_runs_read_only_as_its_own_user_until_sigterm() -> Result<()> {
         );
     }
     // It was written by the manager, in the one place that can be.
-    let state = docker.run("cp manager:/var/lib/contrail-mesos-manager/overlay.json - | tar -xO")?;
+    let state =
+        docker.run("cp manager:/var/lib/contrail-mesos-manager/overlay.json - | tar -xO")?;
     ensure!(state.starts_with('{'), "{state}");
     ensure!(
         docker.run("exec manager /bin/sh -c true").is_err(),

@@ -53,7 +53,7 @@ fn rpm_packages_live_through_upgrade_downgrade_and_removal() -> Result<()> {
 
 fn check_installed(host: &Host, version: &str) -> Result<()> {
     let installed = host.sh(&format!(
-        "{RPM} --query --queryformat '%{{VERSION}}-%{{RELEASE}}\\n' {}",
+        "rpm --query --queryformat '%{{VERSION}}-%{{RELEASE}}\\n' {}",
         SERVICES.join(" ")
     ))?;
     ensure!(
@@ -66,10 +66,13 @@ fn check_installed(host: &Host, version: &str) -> Result<()> {
         SERVICES.join(" ")
     ))?;
     ensure!(verified.is_empty(), "{verified}");
-    let configs = host.sh(&format!("{RPM} --query --configfiles {}", SERVICES.join(" ")))?;
+    let configs = host.sh(&format!("rpm --query --configfiles {}", SERVICES.join(" ")))?;
     ensure!(configs.lines().count() == 3, "{configs}");
-    let provides = host.sh(&format!("{RPM} --query --provides contrail-mesos"))?;
-    ensure!(provides.contains("contrail-mesos-for-mesos = "), "{provides}");
+    let provides = host.sh("rpm --query --provides contrail-mesos")?;
+    ensure!(
+        provides.contains("contrail-mesos-for-mesos = "),
+        "{provides}"
+    );
     let owner = host.sh("stat -c '%a %U:%G' /var/lib/contrail-mesos-manager")?;
     ensure!(
         owner == "750 contrail-mesos-manager:contrail-mesos-manager\n",
