@@ -53,13 +53,14 @@ impl Docker {
 
     /// Makes an image of a root filesystem, without the directories `excluded` in it.
     pub fn import(&self, root: &Path, excluded: &[&str], name: &str) -> Result<()> {
-        let excluded: String = excluded
+        let excluded: Vec<String> = excluded
             .iter()
-            .map(|directory| format!("--exclude=./{directory}/* "))
+            .map(|directory| format!("--exclude=./{directory}/*"))
             .collect();
         self.host.sh(&format!(
-            "tar -C {} {excluded} -c . | {} import - {name}",
+            "tar -C {} {} -c . | {} import - {name}",
             root.display(),
+            excluded.join(" "),
             self.client()
         ))?;
         Ok(())
