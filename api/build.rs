@@ -35,6 +35,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = prost_build::Config::new();
     let package = ".mesos.modules.overlay";
     config.type_attribute(package, "#[derive(serde::Serialize)]");
+    config.type_attribute(
+        package,
+        "#[cfg_attr(feature = \"schema\", derive(schemars::JsonSchema))]",
+    );
     for field in OPTIONAL {
         let attribute = "#[serde(skip_serializing_if = \"Option::is_none\")]";
         config.field_attribute(format!("{package}.{field}"), attribute);
@@ -45,12 +49,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     config.field_attribute(
         format!("{package}.AgentOverlayInfo.State.status"),
-        "#[serde(serialize_with = \"crate::overlay_modules::serialize_status\")]",
+        "#[serde(serialize_with = \"crate::overlay_modules::serialize_status\")]\n\
+         #[cfg_attr(feature = \"schema\", schemars(with = \"String\"))]",
     );
     config.field_attribute(
         format!("{package}.OverlayInfo.enabled"),
-        "#[serde(serialize_with = \"crate::overlay_modules::serialize_enabled\")]",
+        "#[serde(serialize_with = \"crate::overlay_modules::serialize_enabled\")]\n\
+         #[cfg_attr(feature = \"schema\", schemars(with = \"bool\"))]",
     );
+    // Schemas have names without the package.
+    for (message, name) in [
+        ("State", "OverlayMasterState"),
+        ("AgentOverlayInfo.State", "AgentOverlayState"),
+    ] {
+        let attribute = format!("#[cfg_attr(feature = \"schema\", schemars(rename = \"{name}\"))]");
+        config.type_attribute(format!("{package}.{message}"), attribute);
+    }
     config.compile_fds(files)?;
     Ok(())
 }

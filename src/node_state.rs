@@ -42,6 +42,7 @@ pub struct NodeState {
 
 /// An overlay on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalOverlay {
     /// The name that frameworks use.
     pub name: String,

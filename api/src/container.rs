@@ -14,6 +14,7 @@ use crate::text::{Quoted, hex};
 
 /// A container's id with those of its parents, outermost first, joined by dots as Mesos prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct ContainerId {
     /// Never empty: the root container's value first.
@@ -182,6 +183,7 @@ impl From<ContainerId> for Vec<String> {
 
 /// A MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 

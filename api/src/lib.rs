@@ -16,8 +16,9 @@
 //! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
 //! process_metrics the metrics of the process (feature `process-metrics`)
 //! program        how the programs begin and end
-//! query          the parameters of HTTP requests
+//! query          the parameters of a request
 //! recordio       the framing of Mesos' event streams
+//! routes         routes of HTTP servers with their OpenAPI documents (feature `routes`)
 //! text           untrusted strings in messages
 //! ```
 //!
@@ -45,4 +46,6 @@ pub mod process_metrics;
 pub mod program;
 pub mod query;
 pub mod recordio;
+#[cfg(feature = "routes")]
+pub mod routes;
 pub mod text;

@@ -29,12 +29,6 @@ impl QueryParameters {
         Ok(Self(parameters))
     }
 
-    /// Why a request whose path takes no parameters is refused, if it has any.
-    #[must_use]
-    pub fn refusal(query: Option<&str>) -> Option<String> {
-        Self::parse(query, &[]).err()
-    }
-
     /// The value of a parameter.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ const MAX_CONTAINERS: usize = 20_000;
 const MAX_TEXT_BYTES: usize = 512;
 
 /// Who caused an entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "actor", content = "name", rename_all = "kebab-case")]
 pub(super) enum Actor {
     /// The agent of that name.
@@ -33,7 +34,7 @@ pub(super) enum Actor {
 }
 
 /// What was done to a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Action {
     /// Its ports were created, completed, or found complete.
@@ -47,16 +48,19 @@ pub(super) enum Action {
 }
 
 /// An outcome, or several equal ones in a row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Entry {
     /// When it occurred first.
     #[serde(serialize_with = "serialize_timestamp")]
+    #[schemars(with = "String")]
     pub first: SystemTime,
     /// When it occurred last.
     #[serde(serialize_with = "serialize_timestamp")]
+    #[schemars(with = "String")]
     pub at: SystemTime,
     /// How long the last one took.
     #[serde(rename = "seconds", serialize_with = "serialize_seconds")]
+    #[schemars(with = "f64")]
     pub took: Duration,
     /// How often it occurred in a row.
     pub times: u32,

@@ -1,25 +1,13 @@
 //! The daemon's API: health, metrics and state, by a unix socket for root and, if configured, by TCP.
 //!
-//! | request | response |
-//! |---|---|
-//! | `GET /live` | 200 while no subsystem hangs; otherwise 503 and the reason |
-//! | `GET /ready` | 200 once a complete state of the cluster was applied; otherwise 503 and the reason |
-//! | `GET /metrics` | metrics in the Prometheus text format |
-//! | `GET /v1/status` | the state of the daemon, as JSON: [`Status`] |
-//! | `GET /v1/cluster` | the state of the cluster that this node knows, as JSON: [`ClusterState`] |
-//! | `GET /v1/groups` | the groups of containers that are enforced, as JSON: [`GroupsStatus`] |
-//! | `GET /v1/drops` | the packets that were dropped because of groups, as JSON: `DropsReport` |
-//! | `GET /v1/vips` | the services with their backends, as JSON in the form of DC/OS |
-//! | `GET /v1/services` | the services, their backends and connections, as JSON: `ServiceReport` |
-//! | `GET /v1/records` | the DNS records of services and tasks, as JSON in the form of dcos-net |
-//! | `GET /v1/hosts/{name}` | the addresses of such a name, as JSON in the form of Mesos-DNS |
-//! | `GET /v1/services/{name}` | the ports of such a name, as JSON in the form of Mesos-DNS |
-//! | `GET /overlay-agent/overlay` | the answer of the agent module of DC/OS, as JSON or protobuf |
+//! The table of the routes, [`routes`], has every request with its responses. The daemon serves it as an
+//! OpenAPI document.
 //!
 //! An error is JSON with a field `error`. No path takes parameters, and a request with any is refused, but
 //! for probes and monitoring, which add their own. Nothing can be changed by the API. By TCP it is
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
+mod documented;
 mod drops;
 mod host_files;
 mod metrics;
@@ -34,15 +22,15 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{Method, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use contrail_mesos::node_state::LocalOverlay;
 use contrail_mesos_api::agent_api::Refusal;
 use contrail_mesos_api::cluster::Revision;
 use contrail_mesos_api::http::AllowedHosts;
-use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::paths;
 use contrail_mesos_api::text::{Quoted, with_causes};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -50,8 +38,6 @@ use crate::blocks::BlockReports;
 use crate::cluster_state::ClusterState;
 use crate::dns::DnsView;
 use crate::engine::{EngineStatus, SubsystemStatus};
-#[cfg(doc)]
-use crate::groups::GroupsStatus;
 use crate::groups::GroupsView;
 use crate::local_state::local_state;
 use crate::report::ReportStatus;
@@ -59,15 +45,11 @@ use crate::services::ServiceStatus;
 use crate::subsystem::ClusterUse;
 use crate::uplink;
 use crate::watch::{Connection, States};
+use documented::routes;
 use drops::DropsReport;
 pub use host_files::HostFiles;
 use metrics::Metrics;
 pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
-
-/// The paths, for requests of another one.
-const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops, \
-                     /v1/vips, /v1/services, /v1/records, /v1/hosts/{name}, /v1/services/{name}, \
-                     /overlay-agent/overlay";
 
 /// What the API shows.
 #[derive(Clone, Debug)]
@@ -97,7 +79,7 @@ pub struct ApiSources {
 }
 
 /// The state of the daemon.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Status {
     /// This node's name.
     pub node: String,
@@ -180,21 +162,8 @@ struct ApiState {
 /// The routes.
 pub fn router(sources: ApiSources) -> Router {
     let metrics = Metrics::new(sources.clone());
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/cluster", get(cluster))
-        .route("/v1/groups", get(groups))
-        .route("/v1/drops", get(dropped))
-        .route("/v1/vips", get(vips))
-        .route("/v1/services", get(service_report))
-        .route("/v1/records", get(records))
-        .route("/v1/hosts/{name}", get(host))
-        .route("/v1/services/{name}", get(service))
-        .route("/overlay-agent/overlay", get(overlay_agent::overlay))
-        .route_layer(from_fn(refuse_parameters))
-        .route("/live", get(live))
-        .route("/ready", get(ready))
-        .route("/metrics", get(show_metrics))
+    routes()
+        .into_router()
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(ApiState { sources, metrics }))
@@ -215,14 +184,6 @@ async fn check_host(
     match allowed.refusal(request.method(), authority, request.headers()) {
         None => next.run(request).await,
         Some(error) => refusal(StatusCode::FORBIDDEN, &error),
-    }
-}
-
-/// Refuses a request with parameters, because who sends them expects an effect.
-async fn refuse_parameters(request: Request, next: Next) -> Response {
-    match QueryParameters::refusal(request.uri().query()) {
-        None => next.run(request).await,
-        Some(error) => refusal(StatusCode::BAD_REQUEST, &error),
     }
 }
 
@@ -334,7 +295,8 @@ async fn service(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -
 }
 
 async fn not_found() -> Response {
-    let message = format!("there is no such path; there are: {PATHS}");
+    let paths = paths(&routes().into_operations()).join(", ");
+    let message = format!("there is no such path; there are: {paths}");
     refusal(StatusCode::NOT_FOUND, &message)
 }
 

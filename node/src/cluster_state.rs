@@ -8,11 +8,12 @@ use contrail_mesos_api::cluster::{
     Endpoint, Node, Object, ObjectKey, Overlay, Revision, SecurityGroup, Service, ServiceKey,
     ServiceSettings, TaskName, Underlay,
 };
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The cluster's state at one revision. It is complete: a snapshot with the changes after it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClusterState {
     /// This node's own name.
     pub node: String,
@@ -29,6 +30,7 @@ pub struct ClusterState {
     pub security_groups: BTreeMap<String, SecurityGroup>,
     /// The endpoints of all nodes, by the node's name and their id.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, BTreeMap<String, Endpoint>>")]
     pub endpoints: BTreeMap<String, NodeEndpoints>,
     /// The nodes whose endpoints are complete in the managers' state.
     #[serde(default)]
@@ -38,9 +40,11 @@ pub struct ClusterState {
     pub service_settings: Option<ServiceSettings>,
     /// The services, by their identity.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Service>")]
     pub services: Services,
     /// The names of tasks.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, TaskName>")]
     pub task_names: TaskNames,
     /// Whether the services and names are complete in the managers' state.
     #[serde(default)]

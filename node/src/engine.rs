@@ -18,6 +18,7 @@ use contrail_mesos_api::cluster::{Revision, SubsystemReport};
 use contrail_mesos_api::text::{truncate, with_causes};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -36,7 +37,7 @@ const MAX_PROBLEMS: usize = 50;
 const MAX_PROBLEM_CHARS: usize = 500;
 
 /// The state of a subsystem.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SubsystemStatus {
     /// Its name.
     pub name: &'static str,

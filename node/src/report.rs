@@ -9,6 +9,7 @@ use std::time::Duration;
 use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::cluster::{BlockReport, ClusterClient, NodeAnswer, NodeReport, Versions};
 use contrail_mesos_api::text::{truncate, with_causes};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -31,7 +32,7 @@ const MAX_PROBLEMS: usize = 50;
 const MAX_PROBLEM_CHARS: usize = 500;
 
 /// What came of the reports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ReportStatus {
     /// The address that was reported last.
     pub address: Option<IpAddr>,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use contrail_mesos_api::agent_api::ManagerError;
 use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::cluster::{ClusterClient, WatchError, WatchStream};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -23,7 +24,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from
 pub type States = watch::Receiver<Option<Arc<ClusterState>>>;
 
 /// The connection to the managers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Connection {
     /// The manager that sends the watch, once it is in step.
     pub manager: Option<String>,

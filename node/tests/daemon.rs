@@ -81,7 +81,9 @@ fn check_reports_problems_of_a_configuration() {
 }
 
 mod root_tests {
+    use std::io::{Read as _, Write as _};
     use std::net::SocketAddr;
+    use std::os::unix::net::UnixStream;
     use std::path::PathBuf;
     use std::process::{Child, Stdio};
     use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -93,6 +95,10 @@ mod root_tests {
     };
     use contrail_mesos_api::container::Mac;
     use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
+    use contrail_mesos_api::routes::DOCUMENT_PATH;
+    use contrail_mesos_api::routes::testing::{
+        ExampleRequest, check_response, example_requests, hostile_requests,
+    };
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
     use serde_json::json;
@@ -351,6 +357,52 @@ mod root_tests {
             daemon.stop();
             let output = super::run(&host.config(), &["--dry-run"]);
             assert_eq!(output.status.code(), Some(0), "{output:?}");
+        });
+    }
+
+    /// The status, the type and the body of the daemon's response.
+    fn exchange(socket: &Path, example: &ExampleRequest) -> (u16, Option<String>, Vec<u8>) {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let ExampleRequest { method, target, .. } = example;
+        let request = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = vec![];
+        stream.read_to_end(&mut response).unwrap();
+        let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let body = response.split_off(end.unwrap() + 4);
+        let head = String::from_utf8(response).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut lines = head.lines();
+        let media_type = lines.find_map(|line| line.strip_prefix("content-type: "));
+        (status, media_type.map(str::to_owned), body)
+    }
+
+    #[test]
+    fn examples_and_hostile_requests_are_answered_as_the_document_says() {
+        isolated_with_manager(|_manager, host| {
+            let daemon = host.start();
+            host.wait_for(is_complete);
+            let socket = host.state_dir().join("node").join("api.sock");
+            let deadline = Instant::now() + Duration::from_mins(1);
+            while exchange(&socket, &ExampleRequest::get("/ready")).0 != 200 {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let (_, _, body) = exchange(&socket, &ExampleRequest::get(DOCUMENT_PATH));
+            let document = serde_json::from_slice(&body).unwrap();
+            for example in example_requests(&document) {
+                let (status, media_type, body) = exchange(&socket, &example);
+                let media_type = media_type.as_deref();
+                let works = check_response(&document, &example, status, media_type, &body);
+                assert!(works, "{example:?}: {status}");
+            }
+            let hostile = hostile_requests(&document);
+            assert!(hostile.len() > 50);
+            for example in hostile {
+                let (status, _, _) = exchange(&socket, &example);
+                assert!(status < 500, "{example:?}: {status}");
+            }
+            daemon.stop();
         });
     }
 }

@@ -78,6 +78,7 @@ pub fn interface_uuid(machine: Uuid, interface: &str) -> Uuid {
 /// The ports that a container needs: all of them, since each port is annotated with their number
 /// for the vRouter agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PortsRequest {
     /// The container's id and those of its parents, outermost first.
     pub container: ContainerId,
@@ -93,6 +94,7 @@ pub struct PortsRequest {
 
 /// One port that a container needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PortRequest {
     /// The interface inside the container, such as `eth0`.
     pub interface: String,
@@ -113,6 +115,7 @@ pub struct PortRequest {
 
 /// One address that a framework requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PortAddressRequest {
     /// Any IPv4 address.
@@ -125,6 +128,7 @@ pub enum PortAddressRequest {
 
 /// The ports that one container has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ports {
     /// The uuid of its virtual-machine object.
     pub machine: Uuid,
@@ -137,6 +141,7 @@ pub struct Ports {
 
 /// One port of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Port {
     /// The interface inside the container, such as `eth0`.
     pub interface: String,
@@ -157,6 +162,7 @@ pub struct Port {
 
 /// One address of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PortAddress {
     /// The address, with the prefix of its subnet.
     pub address: IpNet,
@@ -170,6 +176,7 @@ pub struct PortAddress {
 
 /// The containers of one agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PortsList {
     /// In no particular order.
     pub containers: Vec<Ports>,
@@ -177,6 +184,7 @@ pub struct PortsList {
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Refusal {
     /// Every reason and what to do about it, joined by `; `.
     pub error: String,

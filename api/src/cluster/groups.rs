@@ -27,6 +27,7 @@ pub fn is_group_name(name: &str) -> bool {
 
 /// The groups of a container on one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Membership {
     /// The groups whose members reach each other; sorted, distinct.
@@ -47,6 +48,7 @@ impl Membership {
 
 /// What else reaches the containers of a network that isolates groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Admission {
     /// The host of a container and, on an overlay, all its nodes: such as health checks of agents.
     pub hosts: bool,
@@ -65,6 +67,7 @@ impl Default for Admission {
 
 /// A container on an overlay that isolates groups, as its node reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// The name of its node.
     pub node: String,
@@ -79,6 +82,7 @@ pub struct Endpoint {
 
 /// A security group. The managers' configuration has its rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SecurityGroup {
     /// Its name.
     pub name: String,
@@ -88,6 +92,7 @@ pub struct SecurityGroup {
 
 /// One kind of traffic that reaches the members of a security group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct IngressRule {
     /// The number of the IP protocol (`ICMP` and `ICMPv6` are two); none for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,6 +106,7 @@ pub struct IngressRule {
 
 /// Where the traffic of an [`IngressRule`] comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RuleSource {
     /// The containers that name this group, as a group or as a security group.

@@ -78,6 +78,7 @@ pub const VXLAN_PORT: u16 = 4789;
 
 /// One line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum WatchItem {
     /// All objects follow, each in a [`WatchItem::Put`], up to [`WatchItem::Synced`].
@@ -111,5 +112,6 @@ pub enum WatchItem {
     },
     /// An item of a later version.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }

@@ -11,6 +11,7 @@ use crate::container::Mac;
 
 /// One object of the cluster's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Object {
     /// What all overlays share. There is at most one.
@@ -38,11 +39,13 @@ pub enum Object {
     ServicesComplete,
     /// An object of a later version.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }
 
 /// The identity of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ObjectKey {
     /// The [`Underlay`].
@@ -90,6 +93,7 @@ pub enum ObjectKey {
     ServicesComplete,
     /// An object of a later version.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }
 
@@ -128,6 +132,7 @@ impl Object {
 
 /// What all overlays share: the addresses of the nodes' VXLAN tunnel endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Underlay {
     /// The subnet of the endpoints' IPv4 addresses.
     pub vtep_subnet: Ipv4Net,
@@ -140,6 +145,7 @@ pub struct Underlay {
 
 /// An overlay network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Overlay {
     /// The name that frameworks use: 1 to 13 characters.
     pub name: String,
@@ -178,6 +184,7 @@ impl Overlay {
 
 /// A node, and what it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Node {
     /// Its name: the key of its allocations.
     pub name: String,
@@ -191,6 +198,7 @@ pub struct Node {
 
 /// The VXLAN tunnel endpoint of a node, the same for all overlays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Vtep {
     /// Its IPv4 address, of the subnet of [`Underlay`].
     pub address: Ipv4Addr,
@@ -203,6 +211,7 @@ pub struct Vtep {
 
 /// The subnets of a node in one overlay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeSubnets {
     /// The overlay's name.
     pub overlay: String,

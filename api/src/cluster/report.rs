@@ -16,6 +16,7 @@ pub const MAX_REPORTED_ENDPOINTS: usize = 4096;
 
 /// What a node says of itself. The first report of a node registers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeReport {
     /// Its address in the underlay.
     pub address: IpAddr,
@@ -46,6 +47,7 @@ pub struct NodeReport {
 
 /// What a node needs of an overlay that lends blocks, and what it gives back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockReport {
     /// The overlay's name.
     pub overlay: String,
@@ -73,6 +75,7 @@ pub struct BlockReport {
 /// All containers of a node that are on overlays which isolate groups, but for those beyond
 /// [`MAX_ENDPOINTS_REPORT_BYTES`] and [`MAX_REPORTED_ENDPOINTS`]. It replaces the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EndpointsReport {
     /// What [`NodeReport::endpoints`] has for this list.
     pub digest: String,
@@ -82,6 +85,7 @@ pub struct EndpointsReport {
 
 /// Versions of a node's programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Versions {
     /// Of the node daemon.
@@ -92,6 +96,7 @@ pub struct Versions {
 
 /// The state of one subsystem of a node daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SubsystemReport {
     /// Its name, such as `overlay`.
     pub name: String,
@@ -102,6 +107,7 @@ pub struct SubsystemReport {
 
 /// The answer to a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeAnswer {
     /// The node with what it was given; none if it has nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,6 +19,7 @@ pub const TASK_ZONE: &str = "dcos.thisdcos.directory";
 
 /// What all services share. There is at most one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceSettings {
     /// The ranges that addresses of named services come from: at most one of each family. Traffic to an
     /// address of them that no service has is refused by each host.
@@ -30,6 +31,7 @@ pub struct ServiceSettings {
 
 /// The protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceProtocol {
     /// TCP.
@@ -78,6 +80,7 @@ pub enum Vip {
 /// The identity of a service. Its text is that of Kubernetes' ports: `web.marathon:80/tcp`,
 /// `10.0.0.1:80/tcp`, `[fd01:c::5]:53/udp`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "String", try_from = "String")]
 pub struct ServiceKey {
     /// What clients address.
@@ -167,6 +170,7 @@ fn is_name(name: &str) -> bool {
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Service {
     /// Its identity.
     pub service: ServiceKey,
@@ -183,6 +187,7 @@ pub struct Service {
 
 /// A backend of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Backend {
     /// Where all hosts reach it, but for its own if there is [`Self::local`].
     pub address: SocketAddr,
@@ -205,6 +210,7 @@ pub struct Backend {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
     /// From all hosts.
@@ -230,6 +236,7 @@ impl Reach {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BackendState {
     /// It does.
@@ -252,6 +259,7 @@ impl BackendState {
 /// The name of tasks: all running tasks of a framework with the same name. Its name is below the zones
 /// `containerip`, `agentip` and `autoip` of [`TASK_ZONE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskName {
     /// One label for the task and one for the framework, such as `app-group.marathon`.
     pub name: String,
@@ -261,6 +269,7 @@ pub struct TaskName {
 
 /// A task of a [`TaskName`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskInstance {
     /// The address of its agent.
     pub agent: IpAddr,
@@ -273,6 +282,7 @@ pub struct TaskInstance {
 
 /// A port of a task that has a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TaskPort {
     /// Its name: one DNS label.
     pub name: String,

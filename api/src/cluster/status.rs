@@ -9,6 +9,7 @@ use super::{NodeSubnets, Revision, Versions, Vtep};
 
 /// All nodes, or those that were asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeList {
     /// The current revision.
     pub revision: Revision,
@@ -40,6 +41,7 @@ pub struct AddressOwner {
 
 /// What the leader knows about a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
@@ -89,6 +91,7 @@ impl NodeStatus {
 
 /// Whether a node follows the managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodeCondition {
     /// It is connected, and has applied the current revision.
@@ -103,6 +106,7 @@ pub enum NodeCondition {
     Refused,
     /// A condition of a later version.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }
 

@@ -2,23 +2,51 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
 
 use super::AdminState;
+use super::state::refuse_query;
 use crate::fence::Leadership;
 use crate::logging;
+use contrail_mesos_api::routes::{Operation, Routes};
 
 type StatusText = (StatusCode, String);
 
-pub(super) fn router() -> Router<Arc<AdminState>> {
-    Router::new()
-        .route("/live", get(async || "live\n"))
-        .route("/ready", get(ready))
-        .route("/leading", get(leading))
-        .route("/log-level", get(log_level).put(set_log_level))
+/// The routes with their documentation.
+pub(super) fn routes() -> Routes<Arc<AdminState>> {
+    let get = |path, summary| Operation::get(path, summary).ignoring_unknown_parameters();
+    Routes::new(refuse_query)
+        .route(
+            get("/live", "Whether the manager runs").text(200, "It runs."),
+            async || "live\n",
+        )
+        .route(
+            get("/ready", "Whether it serves requests or knows the leader")
+                .text(200, "It serves requests, or knows the leader.")
+                .text(503, "Why not"),
+            ready,
+        )
+        .route(
+            get("/leading", "Whether it serves requests itself")
+                .text(200, "It serves requests.")
+                .text(503, "Why not"),
+            leading,
+        )
+        .route(
+            get("/log-level", "The log filter")
+                .text(200, "The filter, in the syntax of `RUST_LOG`")
+                .text(409, "The log is not this program's."),
+            log_level,
+        )
+        .route(
+            Operation::put("/log-level", "Changes the log filter")
+                .ignoring_unknown_parameters()
+                .text_body("The filter, in the syntax of `RUST_LOG`", "info")
+                .text(200, "The filter")
+                .text(400, "The filter is wrong."),
+            set_log_level,
+        )
 }
 
 async fn ready(State(state): State<Arc<AdminState>>) -> StatusText {

@@ -1,15 +1,14 @@
 //! The admin listener: status page, JSON, health, metrics and log level, for operators and
 //! monitoring.
 //!
-//! | request | response |
+//! | module | what |
 //! |---|---|
-//! | `GET /` | the status page: [`page`] |
-//! | `GET /v1/…` | the content of the stores, as JSON: [`json`] |
-//! | `GET /live` | 200 while the manager runs |
-//! | `GET /ready` | 200 if it serves requests or knows the leader; otherwise 503 and the reason |
-//! | `GET /leading` | 200 if it serves requests itself; otherwise 503 and the reason |
-//! | `GET /metrics` | metrics in OpenMetrics or the Prometheus text format, by `Accept`: [`metrics`] |
-//! | `GET`, `PUT /log-level` | the log filter, in the syntax of `RUST_LOG`: `info`, `warn,contrail_mesos=debug` |
+//! | [`page`] | the status page |
+//! | [`json`] | the content of the stores, as JSON |
+//! | [`health`] | whether the manager runs, serves requests and leads; the log level |
+//! | [`metrics`] | metrics in OpenMetrics or the Prometheus text format, by `Accept` |
+//!
+//! [`routes`] is the table of all requests, which is also the source of the OpenAPI document.
 //!
 //! An error is JSON with a field `error`. Paths under `/v1` and the page refuse parameters that they
 //! do not know; the others ignore them, because probes and monitoring add their own.
@@ -23,17 +22,20 @@ mod page;
 mod problems;
 mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::routing::get;
+use prometheus_client::encoding::prometheus_text;
+use serde_json::json;
 
 use crate::listener::{AllowedHosts, BodyLimits, check_host, receive_body};
+use contrail_mesos_api::routes::{Document, Operation, Routes, paths};
 use contrail_mesos_api::text::Quoted;
 use state::AdminError;
 pub(crate) use state::AdminState;
@@ -51,11 +53,8 @@ pub(crate) fn router(
         max_bytes: MAX_BODY_BYTES,
         timeout: body_timeout,
     };
-    Router::new()
-        .route("/", get(page::show))
-        .merge(json::router())
-        .merge(health::router())
-        .route("/metrics", get(show_metrics))
+    routes()
+        .into_router()
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(limits, receive_body))
@@ -67,14 +66,52 @@ async fn show_metrics(State(state): State<Arc<AdminState>>, headers: HeaderMap) 
     state.metrics.response(&headers)
 }
 
-/// The paths of this listener, for who asks for another one.
-const PATHS: &str = "/, /live, /ready, /leading, /metrics, /log-level, /v1/mesos, /v1/marathon, \
-    /v1/contrail, /v1/agents, /v1/networks, /v1/containers, /v1/containers/{id}, \
-    /v1/containers/{id}/history, /v1/differences, /v1/queue, /v1/overlays, /v1/nodes, /v1/endpoints, \
-    /v1/groups, /v1/security-groups, /v1/services, /v1/task-names, /v1/vips, /v1/managers, /v1/problems";
+/// The routes with their documentation.
+fn routes() -> Routes<Arc<AdminState>> {
+    let metrics = Operation::get(
+        "/metrics",
+        "Metrics in OpenMetrics or the Prometheus text format",
+    )
+    .ignoring_unknown_parameters()
+    .content(200, metrics::OPENMETRICS_CONTENT_TYPE, "The metrics")
+    .content(200, prometheus_text::CONTENT_TYPE, "");
+    page::routes()
+        .merge(json::routes())
+        .merge(health::routes())
+        .route(metrics, show_metrics)
+        .document(document)
+}
+
+const DESCRIPTION: &str = "\
+The listener of the manager for operators and monitoring. It is unauthenticated: requests for foreign host \
+names and of foreign pages are refused with 403.
+
+- An error under `/v1` is JSON with a field `error`; that of `/log-level` is text. An unknown path is \
+answered with 404, another method with 405.
+- Lists have a stable order. `limit` is the number of elements, 100 by default; `after` continues a list \
+after the key that the last page returned as `next`.
+- Only the leader knows what is in Mesos, Marathon and the VNC API.
+- Fields and paths may be added; clients ignore what they do not know.";
+
+/// The document as text, made once.
+pub(super) fn document() -> Bytes {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+        let document = Document {
+            title: "contrail-mesos-manager: operators",
+            version: env!("CARGO_PKG_VERSION"),
+            description: DESCRIPTION,
+            security_schemes: json!({}),
+            security: json!([]),
+            operations: routes().into_operations(),
+        };
+        document.to_text()
+    });
+    DOCUMENT.clone()
+}
 
 async fn not_found() -> AdminError {
-    AdminError::not_found(format!("there is no such path; there are: {PATHS}"))
+    let paths = paths(&routes().into_operations()).join(", ");
+    AdminError::not_found(format!("there is no such path; there are: {paths}"))
 }
 
 async fn method_not_allowed(method: Method) -> AdminError {

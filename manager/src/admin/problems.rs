@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use contrail_mesos_api::cluster::{NodeCondition, NodeStatus};
 use contrail_mesos_api::text::truncate;
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -29,7 +30,7 @@ const MAX_SUBJECT_CHARS: usize = 300;
 const MAX_FAILURES: usize = 10_000;
 
 /// A problem.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Problem {
     /// A stable code.
     pub kind: &'static str,
@@ -47,9 +48,11 @@ pub(super) struct Problem {
     pub count: usize,
     /// When it occurred first, where that is known.
     #[serde(serialize_with = "serialize_timestamp")]
+    #[schemars(with = "Option<String>")]
     pub first: Option<SystemTime>,
     /// When it occurred last, where that is known.
     #[serde(serialize_with = "serialize_timestamp")]
+    #[schemars(with = "Option<String>")]
     pub last: Option<SystemTime>,
 }
 

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
@@ -19,6 +19,7 @@ use crate::lead::Readiness;
 use crate::reconcile::Reconciler;
 use crate::services::Services;
 use crate::vnc::Outage;
+use contrail_mesos_api::agent_api::Refusal;
 
 /// What the handlers read.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub(crate) struct AdminState {
 }
 
 /// Where the leader is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct LeaderLink {
     /// The URL of its API for agents.
     pub url: String,
@@ -149,8 +150,13 @@ impl AdminError {
 
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
-        (self.0, json_body(&json!({ "error": self.1 }))).into_response()
+        (self.0, json_body(&Refusal { error: self.1 })).into_response()
     }
+}
+
+/// The response to a request with a wrong query.
+pub(super) fn refuse_query(problem: String) -> Response {
+    AdminError::bad_request(problem).into_response()
 }
 
 /// A response with this JSON.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -16,8 +16,9 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{ApiState, standby};
@@ -28,6 +29,7 @@ use crate::listener::{AllowedHosts, BodyLimits, Peer, check_host, receive_body};
 use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortRequest, PortsRequest};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::limits;
+use contrail_mesos_api::routes::{Document, Operation, Routes};
 use contrail_mesos_api::text::Quoted;
 
 /// Enough for every container that the limits below allow.
@@ -57,29 +59,154 @@ pub(crate) fn router(
         api: api.clone(),
         containers,
     });
-    Router::new()
-        .route("/add_cni_info", post(add))
-        .route("/del_cni_info", post(delete))
+    plugin_routes()
+        .into_router()
         .layer(from_fn_with_state(api, standby::refuse))
-        .route("/", get(links))
+        .merge(open_routes().into_router())
         .layer(from_fn_with_state(body, receive_body))
         .layer(from_fn_with_state(hosts, check_host))
         .with_state(state)
 }
 
-async fn links(headers: HeaderMap) -> Json<Value> {
+fn refuse_query(problem: String) -> Response {
+    LegacyError(ManagerError::invalid(problem)).into_response()
+}
+
+/// The routes that a standby refuses, with their documentation.
+fn plugin_routes() -> Routes<Arc<LegacyState>> {
+    let example = json!({
+        "cid": "5c0b2b52-4b38-4c43-a8d5-6a1d64b6f5a1",
+        "cmd": "ADD",
+        "args": r#"{"name": "blue", "contrail": {"cluster-name": "node1"}}"#,
+    });
+    let operation = |operation: Operation| {
+        operation
+            .body::<PluginRequest>("The plugin's request", example.clone())
+            .json::<PluginRequest>(200, "The request, as it was sent")
+            .text(400, "The request is wrong.")
+            .text(
+                403,
+                "The container belongs to another host, or the request is of a foreign page.",
+            )
+            .text(404, "Something that is needed does not exist.")
+            .text(
+                409,
+                "An address is taken, a subnet used up, or a quota reached.",
+            )
+            .text(
+                502,
+                "The VNC API has refused, or has answered something else.",
+            )
+            .error(
+                503,
+                "This manager does not lead: the plugin asks the leader.",
+            )
+            .text(503, "")
+            .text(504, "The VNC API does not answer: try again.")
+    };
+    Routes::new(refuse_query)
+        .route(
+            operation(Operation::post(
+                "/add_cni_info",
+                "Creates the ports of a container",
+            ))
+            .notes("When the response is sent, the objects exist."),
+            add,
+        )
+        .route(
+            operation(Operation::post(
+                "/del_cni_info",
+                "Deletes the ports of a container",
+            ))
+            .notes("The configuration in `args` may be invalid."),
+            delete,
+        )
+}
+
+/// The routes that any manager answers, with their documentation.
+fn open_routes() -> Routes<Arc<LegacyState>> {
+    Routes::new(refuse_query)
+        .route(
+            Operation::get("/", "The paths for plugins")
+                .ignoring_unknown_parameters()
+                .json::<Links>(200, "The paths, in the form of Contrail's own manager"),
+            links,
+        )
+        .document(document)
+}
+
+const DESCRIPTION: &str = "\
+The API of Contrail's own mesos-manager, for its CNI plugins. It is unauthenticated: requests for foreign \
+host names and of foreign pages are refused with 403.
+
+- An error is text, but for those of a manager that does not lead, which are JSON.
+- An unknown path is answered with 404, another method with 405.";
+
+/// The document as text, made once.
+pub(super) fn document() -> Bytes {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+        let document = Document {
+            title: "contrail-mesos-manager: CNI plugins",
+            version: env!("CARGO_PKG_VERSION"),
+            description: DESCRIPTION,
+            security_schemes: json!({}),
+            security: json!([]),
+            operations: plugin_routes().merge(open_routes()).into_operations(),
+        };
+        document.to_text()
+    });
+    DOCUMENT.clone()
+}
+
+/// The paths, as Contrail's own manager shows them.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Links {
+    href: String,
+    links: Vec<LinkEntry>,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct LinkEntry {
+    link: Link,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Link {
+    href: String,
+    name: &'static str,
+    rel: &'static str,
+    method: Option<String>,
+}
+
+async fn links(headers: HeaderMap) -> Json<Links> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let base = format!("http://{}", host.unwrap_or("localhost"));
-    let link = |name: &str| json!({"link": {"href": format!("{base}/{name}"), "name": name, "rel": "action", "method": null}});
-    Json(json!({"href": base, "links": [link("add_cni_info"), link("del_cni_info")]}))
+    let link = |name| LinkEntry {
+        link: Link {
+            href: format!("{base}/{name}"),
+            name,
+            rel: "action",
+            method: None,
+        },
+    };
+    Json(Links {
+        links: vec![link("add_cni_info"), link("del_cni_info")],
+        href: base.clone(),
+    })
 }
 
 /// The body of a plugin's request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct PluginRequest {
+    /// The container's id, as Mesos prints it.
     cid: String,
+    /// The plugin's configuration: JSON in a string.
     #[serde(default)]
     args: String,
+    /// What the plugin was called for. The path says it, too.
+    #[serde(default, rename = "cmd")]
+    #[schemars(with = "String")]
+    _command: IgnoredAny,
 }
 
 /// The plugin's configuration, as Mesos passes it; other fields are ignored.

@@ -21,28 +21,76 @@ use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPT
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use axum::{Extension, Router};
 use contrail_mesos_api::http::is_of_foreign_page;
+use contrail_mesos_api::overlay_modules::proto;
 use contrail_mesos_api::overlay_modules::{AnswerError, FOREIGN_SCRIPT, answer, query_parameter};
+use contrail_mesos_api::routes::{Operation, Routes, paths};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 
-use super::agents::ApiError;
+use super::agents::{ApiError, refuse_query};
 use super::auth::Operator;
 use super::{ApiState, standby};
 use crate::cluster::Cluster;
 use crate::error::ManagerError;
 use crate::listener::{AllowedHosts, BodyLimits, Peer, check_host, discard, receive_body};
 
-const PATHS: [&str; 2] = ["/overlay-master/state", "/overlay-master/agents/delete"];
 /// Enough for the addresses of all nodes.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// What the handlers share.
 #[derive(Debug)]
-struct OverlayMasterState {
+pub(super) struct OverlayMasterState {
     api: Arc<ApiState>,
     cluster: Arc<Cluster>,
+}
+
+/// The routes with their documentation.
+pub(super) fn routes() -> Routes<Arc<OverlayMasterState>> {
+    let operation = |operation: Operation| {
+        operation
+            .ignoring_unknown_parameters()
+            .json::<proto::State>(200, "The state")
+            .content(200, "application/x-protobuf", "")
+            .error(
+                307,
+                "Another manager leads: the one in the header `Location`.",
+            )
+            .error(400, "The request is wrong.")
+            .error(401, "There is no token, or a wrong one.")
+            .error(
+                403,
+                "The certificate names no operator, or the request is of a foreign page.",
+            )
+            .error(404, "The manager has no `[overlay]`.")
+            .error(415, "The client accepts neither JSON nor protobuf.")
+            .error(
+                503,
+                "No leader is known, or it is not prepared yet: try again.",
+            )
+    };
+    let get = Operation::get("/overlay-master/state", "The overlays in the form of DC/OS");
+    let post = Operation::post(
+        "/overlay-master/agents/delete",
+        "Deletes nodes by their addresses",
+    );
+    Routes::new(refuse_query)
+        .route(
+            operation(get)
+                .notes("The answer of DC/OS' overlay module for masters.")
+                .query::<String>("jsonp", "The function that gets the JSON", "show")
+                .content(200, "text/javascript", ""),
+            state,
+        )
+        .route(
+            operation(post)
+                .notes("All or none are deleted. Unknown addresses are ignored.")
+                .body::<DeleteRequest>("The nodes", json!({ "agents": ["192.0.2.9"] })),
+            delete,
+        )
 }
 
 /// The routes. A request is authenticated before its body is read.
@@ -51,18 +99,19 @@ pub(super) fn router(
     cluster: Option<Arc<Cluster>>,
     hosts: Arc<AllowedHosts>,
 ) -> Router {
-    let [state_path, delete_path] = PATHS;
     let routes = match cluster {
-        Some(cluster) => Router::new()
-            .route(state_path, get(state))
-            .route(delete_path, post(delete))
+        Some(cluster) => routes()
+            .into_router()
             .with_state(Arc::new(OverlayMasterState {
                 api: api.clone(),
                 cluster,
             })),
-        None => PATHS.into_iter().fold(Router::new(), |router, path| {
-            router.route(path, any(async || ApiError::from(NOT_CONFIGURED)))
-        }),
+        None => {
+            let paths = paths(&routes().into_operations()).into_iter();
+            paths.fold(Router::new(), |router, path| {
+                router.route(path, any(async || ApiError::from(NOT_CONFIGURED)))
+            })
+        }
     };
     let limits = BodyLimits {
         max_bytes: MAX_BODY_BYTES,
@@ -79,7 +128,7 @@ const NOT_CONFIGURED: ManagerError =
     ManagerError::NotConfigured("this manager has no [overlay] in its configuration");
 
 /// Middleware that refuses requests without valid credentials.
-async fn authenticate(
+pub(super) async fn authenticate(
     State(state): State<Arc<ApiState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     mut request: Request,
@@ -139,8 +188,9 @@ fn respond(
 }
 
 /// The nodes to delete, by their addresses.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct DeleteRequest {
+    /// Their addresses.
     agents: BTreeSet<IpAddr>,
 }
 

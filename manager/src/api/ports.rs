@@ -5,35 +5,116 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Json, Response};
-use axum::routing::{any, get, put};
+use axum::routing::any;
 use axum::{Extension, Router};
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::ApiState;
-use super::agents::{AgentName, ApiError, ApiResult};
+use super::agents::{AgentName, ApiError, ApiResult, Empty, of_agents, refuse_query};
 use crate::containers::Containers;
 use crate::error::ManagerError;
-use crate::query::QueryParameters;
-use contrail_mesos_api::agent_api::PortsRequest;
+
+use contrail_mesos_api::agent_api::{Ports, PortsList, PortsRequest};
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::{Operation, Routes, paths};
 use contrail_mesos_api::text::Quoted;
 
 /// What the handlers share.
 #[derive(Debug)]
-struct PortsState {
+pub(super) struct PortsState {
     api: Arc<ApiState>,
     containers: Arc<Containers>,
+}
+
+/// The routes with their documentation.
+pub(super) fn routes() -> Routes<Arc<PortsState>> {
+    const MACHINE: &str = "7d1f0a52-93c4-4c1e-9d0b-6a5e2f3b8c10";
+    let of_machine = |operation: Operation| {
+        let description = "The uuid of the container's virtual-machine object";
+        let operation = operation.in_path::<Uuid>("machine", description, MACHINE);
+        of_agents(operation)
+            .error(
+                404,
+                "There is no such container, or the manager has no `[vnc]`.",
+            )
+            .error(
+                502,
+                "The VNC API has refused, or has answered something else.",
+            )
+            .error(504, "The VNC API does not answer: try again.")
+    };
+    let example = json!({
+        "container": [MACHINE],
+        "annotations": { "framework": "marathon" },
+        "ports": [{ "interface": "eth0", "network": "blue" }],
+    });
+    Routes::new(refuse_query)
+        .route(
+            of_machine(Operation::put(
+                "/v1/ports/{machine}",
+                "Creates the ports of a container",
+            ))
+            .notes("Repeating it completes what the first request began.")
+            .body::<PortsRequest>("The ports that the container needs", example)
+            .json::<Ports>(200, "The objects exist.")
+            .error(
+                409,
+                "An address is taken, a subnet used up, or a quota reached.",
+            ),
+            create,
+        )
+        .route(
+            of_machine(Operation::get(
+                "/v1/ports/{machine}",
+                "The ports of a container",
+            ))
+            .json::<Ports>(200, "The ports"),
+            read,
+        )
+        .route(
+            of_machine(Operation::delete(
+                "/v1/ports/{machine}",
+                "Deletes the ports of a container",
+            ))
+            .json::<Empty>(200, "No port is left, also if there was none.")
+            .error(
+                409,
+                "Something in the VNC API refers to an object of the container.",
+            ),
+            remove,
+        )
+        .route(
+            of_agents(Operation::get(
+                "/v1/ports",
+                "The complete containers of an agent",
+            ))
+            .required_query::<String>("agent", "The agent's own name", "node1")
+            .query::<IpAddr>(
+                "address",
+                "The address that identifies the agent's virtual-router if none has its name",
+                "192.0.2.1",
+            )
+            .json::<PortsList>(200, "The containers")
+            .error(404, "The manager has no `[vnc]`.")
+            .error(
+                502,
+                "The VNC API has refused, or has answered something else.",
+            )
+            .error(504, "The VNC API does not answer: try again."),
+            list,
+        )
 }
 
 /// The routes.
 pub(super) fn router(api: Arc<ApiState>, containers: Arc<Containers>) -> Router {
     let state = Arc::new(PortsState { api, containers });
-    Router::new()
-        .route("/v1/ports", get(list))
-        .route("/v1/ports/{machine}", put(create).get(read).delete(remove))
+    routes()
+        .into_router()
         .layer(from_fn_with_state(state.clone(), note_agent))
         .with_state(state)
 }
@@ -46,9 +127,10 @@ pub(super) fn refusing_router() -> Router {
         )
         .into()
     };
-    Router::new()
-        .route("/v1/ports", any(refuse))
-        .route("/v1/ports/{machine}", any(refuse))
+    let paths = paths(&routes().into_operations());
+    paths.into_iter().fold(Router::new(), |router, path| {
+        router.route(path, any(refuse))
+    })
 }
 
 /// Middleware that notes which agents there are.
@@ -113,19 +195,17 @@ async fn remove(
     let containers = state.containers.clone();
     let work = async move { containers.delete(Some(&agent), uuid).await };
     state.api.run_to_completion(work).await?;
-    Ok(Json(serde_json::json!({})))
+    Ok(Json(Empty {}))
 }
 
 async fn list(
     State(state): State<Arc<PortsState>>,
     Extension(AgentName(agent)): Extension<AgentName>,
-    RawQuery(query): RawQuery,
+    mut query: QueryParameters,
 ) -> ApiResult<impl Serialize> {
     let invalid = |problem: String| {
         ManagerError::invalid(format!("the query must be ?agent=<name>: {problem}"))
     };
-    let mut query =
-        QueryParameters::parse(query.as_deref(), &["agent", "address"]).map_err(invalid)?;
     let Some(name) = query.take("agent") else {
         return Err(invalid("the parameter agent is missing".to_owned()).into());
     };

@@ -13,6 +13,7 @@ use contrail_mesos_api::cluster::{
     Node, NodeCondition, NodeReport, NodeStatus, Revision, SubsystemReport,
 };
 use contrail_mesos_api::text::truncate;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -35,7 +36,7 @@ const MAX_RETURNS: usize = 512;
 const MAX_TEXT_CHARS: usize = 1024;
 
 /// What happened to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum NodeAction {
     /// It registered.
@@ -51,9 +52,10 @@ pub(crate) enum NodeAction {
 }
 
 /// An event of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct NodeEvent {
     #[serde(serialize_with = "serialize_timestamp")]
+    #[schemars(with = "String")]
     pub at: SystemTime,
     pub node: String,
     pub action: NodeAction,

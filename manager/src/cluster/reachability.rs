@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{Endpoint, IngressRule, Membership, RuleSource, SecurityGroup};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How much of the traffic from one container to another is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Traffic {
     /// Nothing.

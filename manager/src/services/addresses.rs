@@ -16,6 +16,7 @@ use std::ops::RangeInclusive;
 use contrail_mesos_api::cluster::{ServiceKey, Vip};
 use contrail_mesos_api::text::{Quoted, excerpt};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -96,7 +97,7 @@ pub(super) struct InvalidRecord {
 }
 
 /// How much of a range is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct RangeUsage {
     /// The range.
     pub range: IpNet,

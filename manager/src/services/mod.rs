@@ -67,7 +67,7 @@ use crate::stores::mesos::MesosView;
 
 pub(crate) use addresses::RangeUsage;
 pub(crate) use computation::compute;
-pub(crate) use publication::PublishedService;
+pub(crate) use publication::{PublishedService, ServiceCounts};
 pub(crate) use publisher::{QUEUE, Services};
 
 /// Computes what the tasks ask for. It is called on a thread for blocking work, while no event of Mesos is

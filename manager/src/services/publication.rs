@@ -18,6 +18,7 @@ use contrail_mesos_api::cluster::{
     TaskInstance, TaskName, Vip,
 };
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -66,7 +67,7 @@ struct TargetService {
 }
 
 /// How many of each there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ServiceCounts {
     /// Published services.
     pub services: usize,

@@ -1,5 +1,6 @@
 //! The state of each source as operators and metrics see it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -7,7 +8,7 @@ use super::Stores;
 use super::source::Source;
 
 /// The state of a source.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct SourceStatus {
     /// `contrail`, `mesos` or `marathon`.
     pub source: &'static str,

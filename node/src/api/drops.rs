@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos::net::nft::groups::{DropReason, DroppedPackets, Drops};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::groups::GroupsStatus;
 
 /// What was dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct DropsReport {
     /// The packets by reason, since the rules were made.
     totals: BTreeMap<&'static str, u64>,
@@ -19,7 +20,7 @@ pub(super) struct DropsReport {
 }
 
 /// Packets with the same addresses, protocol and port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct RecentDrop {
     reason: &'static str,
     source: IpAddr,

@@ -6,22 +6,24 @@ use std::net::{IpAddr, SocketAddr};
 use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos::net::nft::services::{Frontend, connections};
 use contrail_mesos_api::cluster::{BackendState, SERVICE_ZONE, ServiceKey, Vip};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::services::ServiceStatus;
 use crate::services::desired::{frontend, target};
 
 /// A service as dcos-net shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct DcosVip {
     /// Its name or address, with its port.
     vip: String,
+    /// Its protocol.
     protocol: &'static str,
     /// The backends that get new connections.
     backend: Vec<DcosBackend>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct DcosBackend {
     ip: IpAddr,
     port: u16,
@@ -59,14 +61,14 @@ pub(super) fn vips(status: &ServiceStatus) -> Vec<DcosVip> {
 }
 
 /// A service on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct ServiceReport<'a> {
     service: &'a ServiceKey,
     addresses: Vec<AddressReport>,
     backends: Vec<BackendReport<'a>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct AddressReport {
     address: IpAddr,
     /// How many connections clients of this host opened, or tried to, since the number of backends
@@ -75,7 +77,7 @@ struct AddressReport {
     connections: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct BackendReport<'a> {
     task: &'a str,
     /// The address of its host.

@@ -1,12 +1,19 @@
 use axum::extract::Request;
 use contrail_mesos::isolator::checkpoint::{Checkpoints, Owner};
-use contrail_mesos_api::cluster::BlockReport;
+use contrail_mesos_api::cluster::{
+    Admission, Backend, BackendState, BlockReport, Membership, Reach, Service, ServiceKey,
+};
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::routes::DOCUMENT_PATH;
+use contrail_mesos_api::routes::testing::{
+    ExampleRequest, check_response, compare_copy, example_requests,
+};
 use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::groups::{EnforcedEndpoint, GroupsStatus};
 use crate::subsystem::Subsystem as _;
 use crate::testing::{cluster, revision};
 
@@ -331,4 +338,101 @@ async fn overlay_agent_answers_as_the_dcos_module() {
     let (status, _) = request(&path, "GET /overlay-agent/overlay?jsonp=a(").await;
     assert_eq!(status, 400);
     server.abort();
+}
+
+/// What the API shows of a host with a service and a container in a group.
+fn populated() -> (Senders, ApiSources) {
+    let (senders, mut sources) = sources();
+    let mut state = cluster("3.1");
+    let key: ServiceKey = "web.marathon:80/tcp".parse().unwrap();
+    let service = Arc::new(Service {
+        service: key.clone(),
+        addresses: vec![[198, 18, 0, 5].into()],
+        backends: vec![Backend {
+            address: "192.0.2.1:31000".parse().unwrap(),
+            local: Some("9.0.1.2:80".parse().unwrap()),
+            host: [192, 0, 2, 1].into(),
+            reach: Reach::Host,
+            state: BackendState::Draining,
+            task: "web.1".to_owned(),
+        }],
+        affinity: Some(60),
+    });
+    state.services = [(key.clone(), service.clone())].into_iter().collect();
+    let groups = GroupsStatus {
+        endpoints: vec![EnforcedEndpoint {
+            container: "c1".to_owned(),
+            network: "dcos".to_owned(),
+            overlay: Some("dcos".to_owned()),
+            addresses: vec![[9, 0, 1, 2].into()],
+            membership: Membership {
+                groups: vec!["web".to_owned()],
+                security_groups: vec![],
+            },
+            admission: Admission::default(),
+        }],
+        ..GroupsStatus::default()
+    };
+    let services = ServiceStatus {
+        services: [(key, service)].into_iter().collect(),
+        ..ServiceStatus::default()
+    };
+    sources.groups.status = watch::channel(Arc::new(groups)).1;
+    sources.services = watch::channel(Arc::new(services)).1;
+    senders.states.send_replace(Some(Arc::new(state)));
+    senders.engine.send_modify(|engine| {
+        engine.subsystems[0].applied = Some(revision("3.1"));
+    });
+    (senders, sources)
+}
+
+/// The status, the type and the body of the response of these routes.
+async fn exchange(router: &Router, example: &ExampleRequest) -> (u16, Option<String>, Vec<u8>) {
+    let mut request = Request::builder()
+        .method(example.method.as_str())
+        .uri(&example.target);
+    for (name, value) in &example.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let response = tower_call(&mut router.clone(), request).await;
+    let media_type = response.headers().get(CONTENT_TYPE);
+    let media_type = media_type.map(|value| value.to_str().unwrap().to_owned());
+    let status = response.status().as_u16();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
+    (status, media_type, body.unwrap().to_vec())
+}
+
+#[tokio::test]
+async fn examples_of_the_document_are_answered_as_it_says() {
+    let (_senders, sources) = populated();
+    let router = router(sources);
+    let own = ExampleRequest::get(DOCUMENT_PATH);
+    let (status, _, body) = exchange(&router, &own).await;
+    assert_eq!(status, 200);
+    let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let requests = example_requests(&document);
+    assert!(requests.len() > 10, "{requests:#?}");
+    for example in requests {
+        let (status, media_type, body) = exchange(&router, &example).await;
+        let media_type = media_type.as_deref();
+        let works = check_response(&document, &example, status, media_type, &body);
+        assert!(works, "{example:?}: {status}");
+        if example.method == "GET" && !example.target.contains('?') {
+            let unknown = ExampleRequest::get(&format!("{}?colour=blue", example.target));
+            let (status, _, body) = exchange(&router, &unknown).await;
+            let ignores = matches!(
+                example.route.as_str(),
+                "/live" | "/ready" | "/metrics" | "/overlay-agent/overlay"
+            );
+            assert_eq!(status, if ignores { 200 } else { 400 }, "{example:?}");
+            let text = String::from_utf8_lossy(&body);
+            assert!(ignores || text.contains("\\\"colour\\\""), "{text}");
+        }
+    }
+}
+
+#[test]
+fn copy_of_the_document_is_current() {
+    compare_copy("../docs/api/node.json", &documented::document());
 }

@@ -51,6 +51,7 @@ use contrail_mesos_api::text::with_causes;
 use hickory_proto::rr::Name;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -64,6 +65,7 @@ use self::names::OwnName;
 use self::server::Server;
 use self::sockets::{Connections, Sockets};
 use self::upstreams::Upstreams;
+pub(crate) use self::zones::ShownRecord;
 use self::zones::{Derived, NameContent};
 use crate::cluster_state::{ClusterState, Services, TaskNames};
 use crate::overlay::ROUTE_PROTOCOL;
@@ -120,7 +122,7 @@ impl Wake {
 }
 
 /// An address of a name, in the form of Mesos-DNS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct HostEntry {
     /// The name.
     pub host: String,
@@ -129,7 +131,7 @@ pub struct HostEntry {
 }
 
 /// A port of a service, in the form of Mesos-DNS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ServiceEntry {
     /// The name that was asked for.
     pub service: String,
@@ -155,8 +157,7 @@ impl DnsView {
     }
 
     /// All records of services and tasks, as JSON. Takes time if there are many.
-    #[must_use]
-    pub fn records(&self) -> impl Serialize + use<> {
+    pub(crate) fn records(&self) -> Vec<ShownRecord> {
         self.server.zones().records()
     }
 

@@ -418,11 +418,13 @@ fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 }
 
 /// A record for people and programs, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct ShownRecord {
+    /// The name.
     pub(crate) name: String,
     /// The address, or target and port.
     pub(crate) host: String,
+    /// The type of the record.
     pub(crate) rtype: &'static str,
 }
 

@@ -10,6 +10,7 @@ use contrail_mesos_api::cluster::{
     Membership,
 };
 use contrail_mesos_api::text::{Quoted, hex};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ impl Default for GroupsView {
 }
 
 /// What is enforced on this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GroupsStatus {
     /// Whether there are tables.
     pub is_active: bool,
@@ -52,7 +53,7 @@ pub struct GroupsStatus {
 }
 
 /// A container of this host on a network that isolates groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct EnforcedEndpoint {
     /// The container's id.
     pub container: String,
@@ -70,7 +71,7 @@ pub struct EnforcedEndpoint {
 }
 
 /// The addresses from which something is allowed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GroupMembers {
     /// The group's name; none for the containers without a group.
     pub group: Option<String>,

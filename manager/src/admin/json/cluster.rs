@@ -1,19 +1,18 @@
 //! The overlays and the nodes.
 
-use contrail_mesos_api::cluster::{Admission, Object, Overlay};
+use contrail_mesos_api::cluster::{Admission, NodeStatus, Object, Overlay, Revision, Underlay};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::paginate::{ListQuery, paginate};
-use super::responses::list_response;
-use crate::cluster::Cluster;
+use super::paginate::{ListQuery, PageEnd, paginate};
+use crate::cluster::{Cluster, NodeEvent};
 
 /// How many events of nodes are returned.
 const MAX_EVENTS: usize = 100;
 
 /// An overlay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct OverlayRow {
     pub name: String,
     pub vni: u32,
@@ -29,7 +28,7 @@ pub(crate) struct OverlayRow {
 }
 
 /// One family of an overlay. A node takes one part of it, or borrows blocks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct SubnetRow {
     pub subnet: IpNet,
     pub prefix: u8,
@@ -70,23 +69,41 @@ pub(crate) fn overlay_rows(cluster: &Cluster) -> Vec<OverlayRow> {
         .collect()
 }
 
+/// How much of a subnet of tunnel endpoints is used.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct EndpointSubnetRow {
+    subnet: IpNet,
+    used: u64,
+    free: u64,
+    total: u64,
+}
+
+/// The overlays.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Overlays {
+    /// The current revision; null if this manager publishes nothing.
+    revision: Option<Revision>,
+    /// What all overlays share.
+    underlay: Option<Underlay>,
+    /// The subnets of the nodes' tunnel endpoints.
+    endpoints: Vec<EndpointSubnetRow>,
+    overlays: Vec<OverlayRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
 /// The overlays, and how much of each is used.
-pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Value {
+pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Overlays {
     let rows = overlay_rows(cluster)
         .into_iter()
         .map(|row| (row.name.clone(), row));
     let (_, endpoints) = cluster.usage();
-    let endpoints: Vec<_> = endpoints
-        .iter()
-        .map(|usage| {
-            json!({
-                "subnet": usage.subnet,
-                "used": usage.used,
-                "free": usage.free,
-                "total": usage.total,
-            })
-        })
-        .collect();
+    let endpoints = endpoints.iter().map(|usage| EndpointSubnetRow {
+        subnet: usage.subnet,
+        used: usage.used,
+        free: usage.free,
+        total: usage.total,
+    });
     let underlay = cluster
         .definitions()
         .into_iter()
@@ -94,24 +111,41 @@ pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Value {
             Object::Underlay(underlay) => Some(underlay),
             _ => None,
         });
-    let fields = json!({
-        "revision": cluster.revision(),
-        "underlay": underlay,
-        "endpoints": endpoints,
-    });
-    let page = paginate(rows, query.after.as_ref(), query.limit);
-    list_response("overlays", page, fields)
+    let (overlays, page) = paginate(rows, query.after.as_ref(), query.limit).finish();
+    Overlays {
+        revision: cluster.revision(),
+        underlay,
+        endpoints: endpoints.collect(),
+        overlays,
+        page,
+    }
+}
+
+/// The nodes.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Nodes {
+    /// The current revision; null if this manager publishes nothing.
+    revision: Option<Revision>,
+    /// The last events, the latest first.
+    events: Vec<NodeEvent>,
+    nodes: Vec<NodeStatus>,
+    #[serde(flatten)]
+    page: PageEnd,
 }
 
 /// The nodes, and what happened to them.
-pub(super) fn nodes(cluster: &Cluster, query: &ListQuery) -> Value {
+pub(super) fn nodes(cluster: &Cluster, query: &ListQuery) -> Nodes {
     let rows = cluster
         .statuses()
         .into_iter()
         .map(|node| (node.name.clone(), node));
     let mut events = cluster.events();
     events.truncate(MAX_EVENTS);
-    let fields = json!({ "revision": cluster.revision(), "events": events });
-    let page = paginate(rows, query.after.as_ref(), query.limit);
-    list_response("nodes", page, fields)
+    let (nodes, page) = paginate(rows, query.after.as_ref(), query.limit).finish();
+    Nodes {
+        revision: cluster.revision(),
+        events,
+        nodes,
+        page,
+    }
 }

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use crate::admin::state::AdminError;
 use crate::model::CachedVm;
-use crate::query::QueryParameters;
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::Operation;
 
 /// A filter of containers: all that is set must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,8 +23,18 @@ pub(crate) struct ContainerFilter {
 }
 
 impl ContainerFilter {
-    /// The parameters of a filter.
-    pub(crate) const PARAMETERS: [&'static str; 4] = ["network", "app", "agent", "address"];
+    /// Documents these parameters.
+    pub(crate) fn document(operation: Operation) -> Operation {
+        operation
+            .query::<String>("network", "A part of the name of a network", "blue")
+            .query::<String>("app", "A part of the id of the app", "web")
+            .query::<String>("agent", "A part of the name of the agent", "node1")
+            .query::<String>(
+                "address",
+                "An address of the container, or a subnet",
+                "10.32.0.0/12",
+            )
+    }
 
     pub(crate) fn read(parameters: &mut QueryParameters) -> Result<Self, AdminError> {
         let text = parameters.take("address");

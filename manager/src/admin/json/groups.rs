@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 
-use contrail_mesos_api::cluster::{Endpoint, IngressRule, Membership, RuleSource, SecurityGroup};
+use contrail_mesos_api::cluster::{
+    Endpoint, IngressRule, Membership, Revision, RuleSource, SecurityGroup,
+};
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::Operation;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::paginate::{ListQuery, paginate};
-use super::responses::list_response;
+use super::paginate::{ListQuery, PageEnd, paginate};
 use crate::cluster::{Cluster, Reachability, Rules, Sources, Traffic};
 use crate::config::protocol_text;
-use crate::query::QueryParameters;
 
 /// How many memberships are listed that reach another one.
 pub(crate) const MAX_SOURCES: usize = 100;
@@ -25,7 +27,12 @@ pub(super) struct EndpointFilter {
 }
 
 impl EndpointFilter {
-    pub(super) const PARAMETERS: [&'static str; 2] = ["node", "group"];
+    /// Documents these parameters.
+    pub(super) fn document(operation: Operation) -> Operation {
+        operation
+            .query::<String>("node", "The name of a node", "node1")
+            .query::<String>("group", "The name of a group or security group", "web")
+    }
 
     pub(super) fn read(parameters: &mut QueryParameters) -> Self {
         Self {
@@ -51,7 +58,27 @@ pub(crate) fn endpoint_key(endpoint: &Endpoint) -> String {
 }
 
 /// The endpoints.
-pub(super) fn endpoints(cluster: &Cluster, filter: &EndpointFilter, query: &ListQuery) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Endpoints {
+    /// The current revision; null if this manager publishes nothing.
+    revision: Option<Revision>,
+    /// How many endpoints are published.
+    published: usize,
+    /// How many reported endpoints are refused.
+    refused: usize,
+    /// How many nodes have reported theirs in this term.
+    complete_nodes: usize,
+    endpoints: Vec<Endpoint>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The endpoints.
+pub(super) fn endpoints(
+    cluster: &Cluster,
+    filter: &EndpointFilter,
+    query: &ListQuery,
+) -> Endpoints {
     let endpoints = cluster.endpoints().into_iter();
     let endpoints = endpoints
         .filter(|endpoint| filter.matches(endpoint))
@@ -59,17 +86,19 @@ pub(super) fn endpoints(cluster: &Cluster, filter: &EndpointFilter, query: &List
     let page = paginate(endpoints, query.after.as_ref(), query.limit);
     let page = page.map(|_, endpoint| Endpoint::clone(&endpoint));
     let counts = cluster.endpoint_counts();
-    let fields = json!({
-        "revision": cluster.revision(),
-        "published": counts.published,
-        "refused": counts.refused,
-        "complete_nodes": counts.complete_nodes,
-    });
-    list_response("endpoints", page, fields)
+    let (endpoints, page) = page.finish();
+    Endpoints {
+        revision: cluster.revision(),
+        published: counts.published,
+        refused: counts.refused,
+        complete_nodes: counts.complete_nodes,
+        endpoints,
+        page,
+    }
 }
 
 /// The endpoints with one membership.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct MembersRow {
     groups: Vec<String>,
     security_groups: Vec<String>,
@@ -81,7 +110,7 @@ struct MembersRow {
 }
 
 /// Who reaches them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 struct SourceRow {
     groups: Vec<String>,
     security_groups: Vec<String>,
@@ -103,8 +132,18 @@ fn membership_key(membership: &Membership) -> String {
     )
 }
 
+/// The memberships of the endpoints.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Groups {
+    /// The current revision; null if this manager publishes nothing.
+    revision: Option<Revision>,
+    groups: Vec<MembersRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
 /// The memberships of the endpoints, and who reaches whom.
-pub(super) fn groups(cluster: &Cluster, query: &ListQuery) -> Value {
+pub(super) fn groups(cluster: &Cluster, query: &ListQuery) -> Groups {
     let reachability = reachability(cluster);
     let members = reachability.members();
     let keyed = members
@@ -133,11 +172,16 @@ pub(super) fn groups(cluster: &Cluster, query: &ListQuery) -> Value {
             more_sources: is_truncated,
         }
     });
-    list_response("groups", page, json!({ "revision": cluster.revision() }))
+    let (groups, page) = page.finish();
+    Groups {
+        revision: cluster.revision(),
+        groups,
+        page,
+    }
 }
 
 /// A rule in the words of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct RuleRow {
     pub protocol: Option<String>,
     pub ports: Option<String>,
@@ -164,17 +208,40 @@ impl From<&IngressRule> for RuleRow {
     }
 }
 
+/// A security group.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct SecurityGroupRow {
+    name: String,
+    /// What reaches its members.
+    rules: Vec<RuleRow>,
+}
+
 /// The security groups.
-pub(super) fn security_groups(cluster: &Cluster, query: &ListQuery) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct SecurityGroups {
+    /// The current revision; null if this manager publishes nothing.
+    revision: Option<Revision>,
+    security_groups: Vec<SecurityGroupRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The security groups.
+pub(super) fn security_groups(cluster: &Cluster, query: &ListQuery) -> SecurityGroups {
     let groups = cluster.security_groups().into_iter();
     let rows = groups.map(|SecurityGroup { name, rules }| {
-        let rules: Vec<RuleRow> = rules.iter().map(RuleRow::from).collect();
-        let row = json!({ "name": name, "rules": rules });
+        let row = SecurityGroupRow {
+            name: name.clone(),
+            rules: rules.iter().map(RuleRow::from).collect(),
+        };
         (name, row)
     });
-    let page = paginate(rows, query.after.as_ref(), query.limit);
-    let fields = json!({ "revision": cluster.revision() });
-    list_response("security_groups", page, fields)
+    let (security_groups, page) = paginate(rows, query.after.as_ref(), query.limit).finish();
+    SecurityGroups {
+        revision: cluster.revision(),
+        security_groups,
+        page,
+    }
 }
 
 #[cfg(test)]

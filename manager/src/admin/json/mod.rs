@@ -1,27 +1,6 @@
 //! The content of the stores, as JSON.
 //!
-//! | request | response |
-//! |---|---|
-//! | `GET /v1/mesos` | Mesos: the state of the source, counts, tasks |
-//! | `GET /v1/marathon` | Marathon: the state of the source, apps and pods |
-//! | `GET /v1/contrail` | the VNC API: the state of the source, counts, virtual-routers, orphans |
-//! | `GET /v1/agents` | agents joined with virtual-routers |
-//! | `GET /v1/networks` | networks that containers are on |
-//! | `GET /v1/containers` | containers; `network`, `app` and `agent` filter by a part of the name, `address` by an address or subnet |
-//! | `GET /v1/containers/{id}` | one container, by its virtual-machine's uuid or by its id as Mesos prints it |
-//! | `GET /v1/containers/{id}/history` | its history |
-//! | `GET /v1/differences` | what would be written, and how many containers are skipped, by reason |
-//! | `GET /v1/queue` | the queue, failed entries first |
-//! | `GET /v1/overlays` | the overlays, how much of each is used, and the tunnel endpoints |
-//! | `GET /v1/nodes` | the nodes: what they have and what they have applied; the last events of nodes |
-//! | `GET /v1/endpoints` | the containers on overlays that isolate groups; `node` and `group` filter by a name |
-//! | `GET /v1/groups` | the memberships of these containers, and which of them reach which |
-//! | `GET /v1/security-groups` | the security groups with their rules |
-//! | `GET /v1/services` | the services with their backends, and their problems; `service` and `framework` filter by a part of the name, `address` by an address or subnet of a service, a backend or its host |
-//! | `GET /v1/task-names` | the names of tasks; `name` filters by a part of the name |
-//! | `GET /v1/vips` | the services in the form of DC/OS, as a whole, with an `ETag` |
-//! | `GET /v1/managers` | the leader and the candidates |
-//! | `GET /v1/problems` | current problems |
+//! [`routes`] is the table of all requests, which is also the source of the OpenAPI document.
 //!
 //! Lists have a stable order. `limit` is the number of elements (100 by default, at most 1000);
 //! `after` continues a list after the key that the last response returned as `next`. Unknown
@@ -36,21 +15,21 @@ mod services;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get};
-use serde_json::Value;
+use schemars::JsonSchema;
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::state::{AdminError, AdminState, json_body, run_blocking};
+use super::state::{AdminError, AdminState, json_body, refuse_query, run_blocking};
 use crate::cluster::Cluster;
-use crate::query::QueryParameters;
 use crate::reconcile::Reconciler;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::{Operation, Routes};
 
 pub(super) use cluster::overlay_rows;
 pub(super) use filter::ContainerFilter;
@@ -60,100 +39,222 @@ pub(super) use responses::{ContainerRow, container_rows, network_rows};
 pub(super) use services::service_rows;
 
 use groups::EndpointFilter;
+use paginate::Limit;
 use services::{ServiceFilter, TaskNameFilter};
 
-type JsonResult = Result<Value, AdminError>;
+type AdminRoutes = Routes<Arc<AdminState>>;
 
-/// The routes.
-pub(super) fn router() -> Router<Arc<AdminState>> {
-    Router::new()
+const NO_MESOS: &str = "The manager has no `[vnc]`, or does not follow Mesos.";
+const NO_CLUSTER: &str = "The manager has neither `[overlay]` nor `[services]`.";
+const NO_SERVICES: &str = "The manager has no `[services]`.";
+
+/// The routes with their documentation.
+pub(super) fn routes() -> AdminRoutes {
+    let routes = Routes::new(refuse_query);
+    cluster_routes(service_routes(contrail_routes(routes)))
         .route(
-            "/v1/mesos",
-            list(|state, query| Ok(responses::mesos(state, query))),
-        )
-        .route("/v1/marathon", list(responses::marathon))
-        .route(
-            "/v1/contrail",
-            list(|state, query| Ok(responses::contrail(state, query))),
-        )
-        .route(
-            "/v1/agents",
-            list(|state, query| Ok(responses::agents(state, query))),
+            Operation::get("/v1/managers", "The leader and the candidates")
+                .json::<responses::Managers>(200, "The managers"),
+            managers,
         )
         .route(
-            "/v1/networks",
-            list(|state, query| Ok(responses::networks(state, query))),
+            Operation::get("/v1/problems", "The current problems")
+                .json::<responses::Problems>(200, "The problems"),
+            problems,
         )
-        .route("/v1/containers", get(containers))
-        .route("/v1/differences", list(responses::differences))
-        .route("/v1/queue", get(queue))
-        .route(
-            "/v1/overlays",
-            cluster_list(|cluster, query| Ok(cluster::overlays(cluster, query))),
-        )
-        .route(
-            "/v1/nodes",
-            cluster_list(|cluster, query| Ok(cluster::nodes(cluster, query))),
-        )
-        .route("/v1/endpoints", get(endpoints))
-        .route(
-            "/v1/groups",
-            cluster_list(|cluster, query| Ok(groups::groups(cluster, query))),
-        )
-        .route(
-            "/v1/security-groups",
-            cluster_list(|cluster, query| Ok(groups::security_groups(cluster, query))),
-        )
-        .route("/v1/services", get(services))
-        .route("/v1/task-names", get(task_names))
-        .route("/v1/vips", get(vips))
-        .route("/v1/managers", get(managers))
-        .route("/v1/problems", get(problems))
-        .route("/v1/containers/{id}", get(container))
-        .route("/v1/containers/{id}/history", get(history))
 }
 
-async fn respond(
+/// What is in Mesos, Marathon and the VNC API.
+fn contrail_routes(routes: AdminRoutes) -> AdminRoutes {
+    let of_container = |operation: Operation| {
+        operation
+            .in_path::<String>(
+                "id",
+                "The uuid of its virtual-machine, or its id as Mesos prints it",
+                "7d1f0a52-93c4-4c1e-9d0b-6a5e2f3b8c10",
+            )
+            .error(
+                404,
+                "There is no such container, or the manager has no `[vnc]`.",
+            )
+    };
+    let routes = list(
+        routes,
+        Operation::get("/v1/mesos", "The tasks in Mesos"),
+        |state, query| Ok(responses::mesos(state, query)),
+    );
+    let routes = list(
+        routes,
+        Operation::get("/v1/marathon", "The apps and pods in Marathon"),
+        responses::marathon,
+    );
+    let routes = list(
+        routes,
+        Operation::get(
+            "/v1/contrail",
+            "The virtual-routers and orphans in the VNC API",
+        ),
+        |state, query| Ok(responses::contrail(state, query)),
+    );
+    let routes = list(
+        routes,
+        Operation::get("/v1/agents", "The agents, joined with the virtual-routers"),
+        |state, query| Ok(responses::agents(state, query)),
+    );
+    let routes = list(
+        routes,
+        Operation::get("/v1/networks", "The networks that containers are on"),
+        |state, query| Ok(responses::networks(state, query)),
+    );
+    let routes = list(
+        routes,
+        Operation::get("/v1/differences", "What would be written"),
+        responses::differences,
+    );
+    let containers_operation = Operation::get("/v1/containers", "The containers");
+    routes
+        .route(
+            ListQuery::document(ContainerFilter::document(containers_operation))
+                .json::<responses::ContainerList>(200, "A page of the containers")
+                .error(404, NO_MESOS),
+            containers,
+        )
+        .route(
+            Operation::get("/v1/queue", "The queue, failed entries first")
+                .query::<Limit>("limit", "The number of entries", 5)
+                .json::<responses::Queue>(200, "The first entries")
+                .error(404, NO_MESOS),
+            queue,
+        )
+        .route(
+            of_container(Operation::get("/v1/containers/{id}", "One container"))
+                .json::<responses::ContainerDetails>(200, "All that is known about it"),
+            container,
+        )
+        .route(
+            of_container(Operation::get(
+                "/v1/containers/{id}/history",
+                "The history of one container",
+            ))
+            .json::<responses::ContainerHistory>(200, "Its history"),
+            history,
+        )
+}
+
+/// What is published to nodes.
+fn cluster_routes(routes: AdminRoutes) -> AdminRoutes {
+    let routes = cluster_list(
+        routes,
+        Operation::get("/v1/overlays", "The overlays, and how much of each is used"),
+        cluster::overlays,
+    );
+    let routes = cluster_list(
+        routes,
+        Operation::get("/v1/nodes", "The nodes, and their last events"),
+        cluster::nodes,
+    );
+    let routes = cluster_list(
+        routes,
+        Operation::get(
+            "/v1/groups",
+            "The memberships, and which of them reach which",
+        ),
+        groups::groups,
+    );
+    let routes = cluster_list(
+        routes,
+        Operation::get(
+            "/v1/security-groups",
+            "The security groups with their rules",
+        ),
+        groups::security_groups,
+    );
+    let operation = Operation::get(
+        "/v1/endpoints",
+        "The containers on overlays that isolate groups",
+    );
+    routes.route(
+        ListQuery::document(EndpointFilter::document(operation))
+            .json::<groups::Endpoints>(200, "A page of the containers")
+            .error(404, NO_CLUSTER),
+        endpoints,
+    )
+}
+
+/// The services.
+fn service_routes(routes: AdminRoutes) -> AdminRoutes {
+    let services_operation = Operation::get("/v1/services", "The services with their backends");
+    let names_operation = Operation::get("/v1/task-names", "The names of tasks");
+    routes
+        .route(
+            ListQuery::document(ServiceFilter::document(services_operation))
+                .json::<services::ServiceList>(200, "A page of the services")
+                .error(404, NO_SERVICES),
+            services,
+        )
+        .route(
+            ListQuery::document(TaskNameFilter::document(names_operation))
+                .json::<services::TaskNames>(200, "A page of the names")
+                .error(404, NO_SERVICES),
+            task_names,
+        )
+        .route(
+            Operation::get("/v1/vips", "The services in the form of DC/OS")
+                .header::<String>("if-none-match", "The `ETag` of the last response", "\"0\"")
+                .json::<Vec<services::VipRow>>(200, "All services, with an `ETag`")
+                .empty(304, "Nothing has changed.")
+                .error(404, NO_SERVICES),
+            vips,
+        )
+}
+
+async fn respond<T: Serialize + Send + 'static>(
     state: Arc<AdminState>,
-    build: impl FnOnce(&AdminState) -> JsonResult + Send + 'static,
+    build: impl FnOnce(&AdminState) -> Result<T, AdminError> + Send + 'static,
 ) -> Result<Response, AdminError> {
     run_blocking(state, |state| build(state).map(|value| json_body(&value))).await?
 }
 
-/// The parameters of a request that takes these.
-fn parameters(
-    RawQuery(query): &RawQuery,
-    known: &[&'static str],
-) -> Result<QueryParameters, AdminError> {
-    QueryParameters::parse(query.as_deref(), known).map_err(AdminError::bad_request)
-}
-
-/// A list of which one page is returned.
-fn list(build: fn(&Reconciler, &ListQuery) -> JsonResult) -> MethodRouter<Arc<AdminState>> {
-    get(
-        async move |State(state): State<Arc<AdminState>>, query: RawQuery| {
-            let query = ListQuery::read(&mut parameters(&query, &ListQuery::PARAMETERS)?)?;
+/// Adds a list of which one page is returned.
+fn list<T: Serialize + JsonSchema + Send + 'static>(
+    routes: AdminRoutes,
+    operation: Operation,
+    build: fn(&Reconciler, &ListQuery) -> Result<T, AdminError>,
+) -> AdminRoutes {
+    let operation = ListQuery::document(operation)
+        .json::<T>(200, "A page of the list")
+        .error(404, NO_MESOS);
+    routes.route(
+        operation,
+        async move |State(state): State<Arc<AdminState>>, mut parameters: QueryParameters| {
+            let query = ListQuery::read(&mut parameters)?;
             respond(state, move |state| build(state.reconciler()?, &query)).await
         },
     )
 }
 
 /// The same of what is published to nodes.
-fn cluster_list(build: fn(&Cluster, &ListQuery) -> JsonResult) -> MethodRouter<Arc<AdminState>> {
-    get(
-        async move |State(state): State<Arc<AdminState>>, query: RawQuery| {
-            let query = ListQuery::read(&mut parameters(&query, &ListQuery::PARAMETERS)?)?;
-            respond(state, move |state| build(state.cluster()?, &query)).await
+fn cluster_list<T: Serialize + JsonSchema + Send + 'static>(
+    routes: AdminRoutes,
+    operation: Operation,
+    build: fn(&Cluster, &ListQuery) -> T,
+) -> AdminRoutes {
+    let operation = ListQuery::document(operation)
+        .json::<T>(200, "A page of the list")
+        .error(404, NO_CLUSTER);
+    routes.route(
+        operation,
+        async move |State(state): State<Arc<AdminState>>, mut parameters: QueryParameters| {
+            let query = ListQuery::read(&mut parameters)?;
+            respond(state, move |state| Ok(build(state.cluster()?, &query))).await
         },
     )
 }
 
 async fn containers(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
+    mut parameters: QueryParameters,
 ) -> Result<Response, AdminError> {
-    let known = [&ContainerFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
-    let mut parameters = parameters(&query, &known)?;
     let filter = ContainerFilter::read(&mut parameters)?;
     let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
@@ -164,10 +265,8 @@ async fn containers(
 
 async fn endpoints(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
+    mut parameters: QueryParameters,
 ) -> Result<Response, AdminError> {
-    let known = [&EndpointFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
-    let mut parameters = parameters(&query, &known)?;
     let filter = EndpointFilter::read(&mut parameters);
     let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
@@ -178,10 +277,8 @@ async fn endpoints(
 
 async fn services(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
+    mut parameters: QueryParameters,
 ) -> Result<Response, AdminError> {
-    let known = [&ServiceFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
-    let mut parameters = parameters(&query, &known)?;
     let filter = ServiceFilter::read(&mut parameters)?;
     let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
@@ -192,10 +289,8 @@ async fn services(
 
 async fn task_names(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
+    mut parameters: QueryParameters,
 ) -> Result<Response, AdminError> {
-    let known = [&TaskNameFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
-    let mut parameters = parameters(&query, &known)?;
     let filter = TaskNameFilter::read(&mut parameters);
     let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
@@ -206,38 +301,28 @@ async fn task_names(
 
 async fn vips(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, AdminError> {
-    parameters(&query, &[])?;
     let build = move |state: &AdminState| Ok(services::vips(state.services()?, &headers));
     run_blocking(state, build).await?
 }
 
 async fn queue(
     State(state): State<Arc<AdminState>>,
-    query: RawQuery,
+    mut parameters: QueryParameters,
 ) -> Result<Response, AdminError> {
-    let query = ListQuery::read(&mut parameters(&query, &["limit"])?)?;
+    let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
         Ok(responses::queue(state.reconciler()?, query.limit))
     })
     .await
 }
 
-async fn managers(
-    State(state): State<Arc<AdminState>>,
-    query: RawQuery,
-) -> Result<Response, AdminError> {
-    parameters(&query, &[])?;
+async fn managers(State(state): State<Arc<AdminState>>) -> Result<Response, AdminError> {
     respond(state, |state| Ok(responses::managers(state))).await
 }
 
-async fn problems(
-    State(state): State<Arc<AdminState>>,
-    query: RawQuery,
-) -> Result<Response, AdminError> {
-    parameters(&query, &[])?;
+async fn problems(State(state): State<Arc<AdminState>>) -> Result<Response, AdminError> {
     respond(state, |state| Ok(responses::problems(state))).await
 }
 
@@ -250,9 +335,7 @@ fn vm_uuid(id: Result<Path<String>, PathRejection>) -> Result<Uuid, AdminError> 
 async fn container(
     State(state): State<Arc<AdminState>>,
     id: Result<Path<String>, PathRejection>,
-    query: RawQuery,
 ) -> Result<Response, AdminError> {
-    parameters(&query, &[])?;
     let uuid = vm_uuid(id)?;
     respond(state, move |state| responses::container(state, uuid)).await
 }
@@ -260,9 +343,7 @@ async fn container(
 async fn history(
     State(state): State<Arc<AdminState>>,
     id: Result<Path<String>, PathRejection>,
-    query: RawQuery,
 ) -> Result<Response, AdminError> {
-    parameters(&query, &[])?;
     let uuid = vm_uuid(id)?;
     respond(state, move |state| responses::history(state, uuid)).await
 }

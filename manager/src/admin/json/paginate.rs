@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::admin::state::AdminError;
-use crate::query::QueryParameters;
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::Operation;
 use contrail_mesos_api::text::Quoted;
 
 const DEFAULT_LIMIT: usize = 100;
@@ -18,8 +22,17 @@ pub(crate) struct ListQuery {
 }
 
 impl ListQuery {
-    /// The parameters of a list.
-    pub(super) const PARAMETERS: [&'static str; 2] = ["limit", "after"];
+    /// Documents the parameters of a list.
+    pub(super) fn document(operation: Operation) -> Operation {
+        operation
+            .query::<Limit>("limit", "The number of elements", 5)
+            .query::<String>(
+                "after",
+                "Continues after this key, which the last page returned as `next`",
+                // A uuid, which some lists have as their keys.
+                "00000000-0000-0000-0000-000000000000",
+            )
+    }
 
     pub(super) fn read(parameters: &mut QueryParameters) -> Result<Self, AdminError> {
         let limit = parameters.take("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
@@ -38,6 +51,20 @@ impl ListQuery {
             after: parameters.take("after"),
         })
     }
+}
+
+/// The number of elements of a page; 100 without it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct Limit(#[schemars(range(min = 1, max = 1000))] u16);
+
+/// What a response says of its list.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct PageEnd {
+    /// The length of the whole list.
+    total: usize,
+    /// The key to continue after; null at the end of the list.
+    next: Option<String>,
 }
 
 /// One page of a list.
@@ -65,6 +92,20 @@ impl<K, T> Page<K, T> {
             total: self.total,
             more: self.more,
         }
+    }
+
+    /// The elements, and what a response says of the list.
+    pub(super) fn finish(self) -> (Vec<T>, PageEnd)
+    where
+        K: ToString,
+    {
+        let last = self.elements.last().filter(|_| self.more);
+        let end = PageEnd {
+            total: self.total,
+            next: last.map(|(key, _)| key.to_string()),
+        };
+        let elements = self.elements.into_iter().map(|(_, element)| element);
+        (elements.collect(), end)
     }
 }
 
@@ -126,8 +167,7 @@ mod tests {
     #[test]
     fn limit_is_between_one_and_the_maximum() {
         let limit = |query: &str| {
-            let mut parameters =
-                QueryParameters::parse(Some(query), &ListQuery::PARAMETERS).unwrap();
+            let mut parameters = QueryParameters::parse(Some(query), &["limit", "after"]).unwrap();
             ListQuery::read(&mut parameters)
                 .ok()
                 .map(|query| query.limit)

@@ -1,46 +1,32 @@
 //! The body of each response.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use arcstr::ArcStr;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::JsonResult;
 use super::filter::ContainerFilter;
-use super::paginate::{ListQuery, Page, paginate};
-use crate::admin::problems;
-use crate::admin::state::{AdminError, AdminState};
+use super::paginate::{ListQuery, Page, PageEnd, paginate};
+use crate::admin::problems::{self, Problem};
+use crate::admin::state::{AdminError, AdminState, LeaderLink};
 use crate::fence::Leadership;
-use crate::history::timestamp;
+use crate::history::{Entry, timestamp};
+use crate::marathon::Mode;
 use crate::model::{AddressObject, CachedVm};
 use crate::reconcile::{Key, Reconciler};
 use crate::stores::contrail::ContrailView;
 use crate::stores::status::SourceStatus;
+use crate::task_state::TaskState;
 
 /// How many unreadable entries, and tasks of an app, are returned.
 const MAX_SAMPLES: usize = 20;
 
 fn seconds_since(then: Instant) -> u64 {
     Instant::now().saturating_duration_since(then).as_secs()
-}
-
-/// A response with one page of a list under `name`, and more fields.
-pub(super) fn list_response<K: ToString, T: Serialize>(
-    name: &str,
-    page: Page<K, T>,
-    fields: Value,
-) -> Value {
-    let last = page.elements.last().filter(|_| page.more);
-    let next = last.map(|(key, _)| key.to_string());
-    let rows: Vec<T> = page.elements.into_iter().map(|(_, row)| row).collect();
-    let mut response = fields;
-    response[name] = serde_json::to_value(rows).unwrap_or_default();
-    response["total"] = page.total.into();
-    response["next"] = next.into();
-    response
 }
 
 /// The uuid to continue after.
@@ -54,8 +40,55 @@ fn after_uuid(after: Option<&str>) -> Result<Option<Uuid>, AdminError> {
         .transpose()
 }
 
+/// Entries that could not be read.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Unreadable {
+    /// How many there are.
+    count: usize,
+    /// What is known of the first of them.
+    first: Vec<Option<String>>,
+}
+
+/// A framework in Mesos.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct FrameworkRow {
+    id: String,
+    name: String,
+    /// Whether its scheduler is connected.
+    connected: bool,
+}
+
+/// A task in Mesos.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct MesosTaskRow {
+    id: String,
+    framework_id: String,
+    /// The framework's name.
+    framework: Option<String>,
+    agent_id: Option<String>,
+    /// The agent's host name.
+    agent: Option<String>,
+    executor: String,
+    state: TaskState,
+    /// Its container's id, as Mesos prints it; null before there is one.
+    container: Option<String>,
+}
+
 /// The tasks in Mesos.
-pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct MesosTasks {
+    source: SourceStatus,
+    /// How many agents there are.
+    agents: usize,
+    frameworks: Vec<FrameworkRow>,
+    unreadable: Unreadable,
+    tasks: Vec<MesosTaskRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The tasks in Mesos.
+pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> MesosTasks {
     let view = reconciler.stores().mesos.snapshot();
     // A framework's id has no blank, so that this key is unique.
     let tasks = view.tasks().map(|task| {
@@ -63,44 +96,73 @@ pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> Value {
         (key, task)
     });
     let page = paginate(tasks, query.after.as_ref(), query.limit).map(|_, task| {
-        json!({
-            "id": &*task.key.task,
-            "framework_id": &*task.key.framework,
-            "framework": view.framework(&task.key.framework),
-            "agent_id": task.agent.as_deref(),
-            "agent": task.agent.as_ref().and_then(|id| Some(&*view.agent(id)?.host)),
-            "executor": task.executor(),
-            "state": task.status.state,
-            "container": task.status.container,
-        })
+        let agent = task.agent.as_ref().and_then(|id| view.agent(id));
+        MesosTaskRow {
+            id: task.key.task.to_string(),
+            framework_id: task.key.framework.to_string(),
+            framework: view
+                .framework(&task.key.framework)
+                .map(|name| name.to_string()),
+            agent_id: task.agent.as_deref().map(str::to_owned),
+            agent: agent.map(|agent| agent.host.to_string()),
+            executor: task.executor().to_owned(),
+            state: task.status.state,
+            container: task.status.container.as_deref().map(str::to_owned),
+        }
     });
-    let frameworks: Vec<_> = view
-        .frameworks()
-        .map(|framework| {
-            json!({
-                "id": &*framework.id,
-                "name": &*framework.name,
-                "connected": framework.active,
-            })
-        })
-        .collect();
-    let unreadable: Vec<_> = view
-        .skipped()
-        .iter()
-        .take(MAX_SAMPLES)
-        .map(|entry| &*entry.problem)
-        .collect();
-    let fields = json!({
-        "source": SourceStatus::new("mesos", &view.source),
-        "agents": view.agents().len(),
-        "frameworks": frameworks,
-        "unreadable": { "count": view.skipped().len(), "first": unreadable },
+    let frameworks = view.frameworks().map(|framework| FrameworkRow {
+        id: framework.id.to_string(),
+        name: framework.name.to_string(),
+        connected: framework.active,
     });
-    list_response("tasks", page, fields)
+    let unreadable = view.skipped().iter().take(MAX_SAMPLES);
+    let (tasks, page) = page.finish();
+    MesosTasks {
+        source: SourceStatus::new("mesos", &view.source),
+        agents: view.agents().len(),
+        frameworks: frameworks.collect(),
+        unreadable: Unreadable {
+            count: view.skipped().len(),
+            first: unreadable
+                .map(|entry| Some(entry.problem.to_string()))
+                .collect(),
+        },
+        tasks,
+        page,
+    }
+}
+
+/// A network of an app or pod.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct AppNetworkRow {
+    name: Option<String>,
+    mode: Mode,
+    labels: BTreeMap<String, String>,
+}
+
+/// An app or pod in Marathon.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct AppRow {
+    id: String,
+    networks: Vec<AppNetworkRow>,
+    /// How many tasks it has.
+    tasks: usize,
+    /// The ids of the first of them.
+    first_tasks: Vec<String>,
 }
 
 /// The apps and pods in Marathon.
-pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Apps {
+    source: SourceStatus,
+    unreadable: Unreadable,
+    apps: Vec<AppRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The apps and pods in Marathon.
+pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> Result<Apps, AdminError> {
     if !reconciler.follows_marathon() {
         return Err(AdminError::not_found(
             "this manager does not follow Marathon; see [marathon] in its configuration",
@@ -111,81 +173,144 @@ pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
         .specs()
         .map(|(id, spec)| (id.as_str().to_owned(), spec));
     let page = paginate(specs, query.after.as_ref(), query.limit).map(|id, spec| {
-        let networks: Vec<_> = spec
-            .networks
-            .iter()
-            .map(|network| {
-                let labels: serde_json::Map<_, _> = network
-                    .labels
-                    .iter()
-                    .map(|(key, value)| (key.to_string(), Value::from(&**value)))
-                    .collect();
-                json!({ "name": network.name.as_deref(), "mode": network.mode, "labels": labels })
-            })
-            .collect();
-        json!({
-            "id": id,
-            "networks": networks,
-            "tasks": spec.tasks.len(),
-            // A sample: the tasks of all apps may be many.
-            "first_tasks": spec.tasks.iter().take(MAX_SAMPLES).map(|task| &**task).collect::<Vec<_>>(),
-        })
+        let networks = spec.networks.iter().map(|network| {
+            let labels = network.labels.iter();
+            AppNetworkRow {
+                name: network.name.as_deref().map(str::to_owned),
+                mode: network.mode,
+                labels: labels
+                    .map(|(key, value)| (key.to_string(), value.to_string()))
+                    .collect(),
+            }
+        });
+        // A sample: the tasks of all apps may be many.
+        let first_tasks = spec.tasks.iter().take(MAX_SAMPLES);
+        AppRow {
+            id: id.clone(),
+            networks: networks.collect(),
+            tasks: spec.tasks.len(),
+            first_tasks: first_tasks.map(ToString::to_string).collect(),
+        }
     });
     let unreadable = view.skipped();
-    let fields = json!({
-        "source": SourceStatus::new("marathon", &view.source),
-        "unreadable": {
-            "count": unreadable.len(),
-            "first": unreadable.iter().take(MAX_SAMPLES).collect::<Vec<_>>(),
+    let first = unreadable.iter().take(MAX_SAMPLES);
+    let (apps, page) = page.finish();
+    Ok(Apps {
+        source: SourceStatus::new("marathon", &view.source),
+        unreadable: Unreadable {
+            count: unreadable.len(),
+            first: first.map(|id| id.as_deref().map(str::to_owned)).collect(),
         },
-    });
-    Ok(list_response("apps", page, fields))
+        apps,
+        page,
+    })
+}
+
+/// A virtual-router in the VNC API.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct VirtualRouterRow {
+    name: String,
+    uuid: Uuid,
+    address: Option<IpAddr>,
+}
+
+/// An object of ours that belongs to no container.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct OrphanRow {
+    what: String,
+    /// How long it has been known, in seconds.
+    known_seconds: u64,
+}
+
+/// What is in the VNC API.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct ContrailObjects {
+    source: SourceStatus,
+    /// How many containers have objects.
+    containers: usize,
+    /// The first orphans.
+    orphans: Vec<OrphanRow>,
+    orphans_total: usize,
+    virtual_routers: Vec<VirtualRouterRow>,
+    #[serde(flatten)]
+    page: PageEnd,
 }
 
 /// The virtual-routers and orphans in the VNC API.
-pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> Value {
+pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> ContrailObjects {
     let view = reconciler.stores().contrail.snapshot();
     let limit = query.limit;
     let routers = view.routers.iter().map(|(name, router)| {
-        let row = json!({ "name": &**name, "uuid": router.uuid, "address": router.address });
+        let row = VirtualRouterRow {
+            name: name.to_string(),
+            uuid: router.uuid,
+            address: router.address,
+        };
         (name.to_string(), row)
     });
     let orphans = view.orphans.iter().map(|(orphan, since)| {
-        let row = json!({ "what": orphan.to_string(), "known_seconds": seconds_since(*since) });
+        let row = OrphanRow {
+            what: orphan.to_string(),
+            known_seconds: seconds_since(*since),
+        };
         (*orphan, row)
     });
     let orphans = paginate(orphans, None, limit);
-    let fields = json!({
-        "source": SourceStatus::new("contrail", &view.source),
-        "containers": view.vms.len(),
-        "orphans": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
-        "orphans_total": orphans.total,
-    });
-    let page = paginate(routers, query.after.as_ref(), limit);
-    list_response("virtual_routers", page, fields)
+    let (virtual_routers, page) = paginate(routers, query.after.as_ref(), limit).finish();
+    ContrailObjects {
+        source: SourceStatus::new("contrail", &view.source),
+        containers: view.vms.len(),
+        orphans_total: orphans.total,
+        orphans: orphans.elements.into_iter().map(|(_, row)| row).collect(),
+        virtual_routers,
+        page,
+    }
+}
+
+/// An agent, or a virtual-router without an agent.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct AgentRow {
+    name: String,
+    agent_id: Option<String>,
+    /// Null without an agent.
+    connected: Option<bool>,
+    address: Option<IpAddr>,
+    virtual_router: Option<String>,
+    /// How many containers it has in the VNC API.
+    containers: usize,
+    /// How many tasks it has in Mesos.
+    tasks: usize,
+}
+
+/// The agents.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Agents {
+    agents: Vec<AgentRow>,
+    #[serde(flatten)]
+    page: PageEnd,
 }
 
 /// The agents, joined with the virtual-routers.
-pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> Value {
+pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> Agents {
     let overview = reconciler.overview();
     let hosts = overview.hosts.iter().map(|(name, host)| {
-        let row = json!({
-            "name": name,
-            "agent_id": host.agent.as_deref(),
-            "connected": host.agent.is_some().then_some(host.connected),
-            "address": host.address,
-            "virtual_router": host.router.as_deref(),
-            "containers": host.containers,
-            "tasks": host.tasks,
-        });
+        let row = AgentRow {
+            name: name.to_string(),
+            agent_id: host.agent.as_deref().map(str::to_owned),
+            connected: host.agent.is_some().then_some(host.connected),
+            address: host.address,
+            virtual_router: host.router.as_deref().map(str::to_owned),
+            containers: host.containers,
+            tasks: host.tasks,
+        };
         (name.to_string(), row)
     });
-    let page = paginate(hosts, query.after.as_ref(), query.limit);
-    list_response("agents", page, json!({}))
+    let (agents, page) = paginate(hosts, query.after.as_ref(), query.limit).finish();
+    Agents { agents, page }
 }
 
 /// A network.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct NetworkRow {
     pub name: String,
     pub uuid: Option<Uuid>,
@@ -217,16 +342,24 @@ pub(crate) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRow> {
 }
 
 /// The networks that containers are on.
-pub(super) fn networks(reconciler: &Reconciler, query: &ListQuery) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Networks {
+    networks: Vec<NetworkRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The networks that containers are on.
+pub(super) fn networks(reconciler: &Reconciler, query: &ListQuery) -> Networks {
     let rows = network_rows(reconciler)
         .into_iter()
         .map(|row| (row.name.clone(), row));
-    let page = paginate(rows, query.after.as_ref(), query.limit);
-    list_response("networks", page, json!({}))
+    let (networks, page) = paginate(rows, query.after.as_ref(), query.limit).finish();
+    Networks { networks, page }
 }
 
 /// An interface of a container.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct InterfaceRow {
     pub uuid: Uuid,
     /// The network's name in the framework.
@@ -239,7 +372,7 @@ pub(crate) struct InterfaceRow {
 }
 
 /// A container.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct ContainerRow {
     pub machine: Uuid,
     pub name: Option<String>,
@@ -315,17 +448,59 @@ pub(crate) fn container_rows(
 }
 
 /// The containers.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct ContainerList {
+    containers: Vec<ContainerRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The containers.
 pub(super) fn containers(
     reconciler: &Reconciler,
     filter: &ContainerFilter,
     query: &ListQuery,
-) -> JsonResult {
+) -> Result<ContainerList, AdminError> {
     let page = container_rows(reconciler, filter, query.after.as_deref(), query.limit)?;
-    Ok(list_response("containers", page, json!({})))
+    let (containers, page) = page.finish();
+    Ok(ContainerList { containers, page })
+}
+
+/// A container's task in Mesos.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct ContainerTask {
+    id: String,
+    framework_id: String,
+    agent_id: Option<String>,
+    state: TaskState,
+    container: Option<String>,
 }
 
 /// Everything that is known about one container.
-pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct ContainerDetails {
+    machine: Uuid,
+    /// Its id, as Mesos prints it.
+    container: Option<String>,
+    /// What it has in the VNC API.
+    contrail: Option<ContainerRow>,
+    /// Its task in Mesos.
+    mesos: Option<ContainerTask>,
+    /// `in-sync`, `out-of-sync`, `delete` or `defer`.
+    decision: Option<&'static str>,
+    /// The code of the reason to delete or to defer.
+    reason: Option<&'static str>,
+    /// The reason, for people.
+    message: Option<String>,
+    /// What would be written.
+    differences: Vec<String>,
+    /// Why labels are ignored.
+    invalid_labels: Vec<String>,
+    history: Vec<Entry>,
+}
+
+/// Everything that is known about one container.
+pub(super) fn container(state: &AdminState, uuid: Uuid) -> Result<ContainerDetails, AdminError> {
     let contrail = state.contrail()?;
     let reconciler = contrail.reconciler.as_deref();
     let row = reconciler.and_then(|reconciler| {
@@ -336,13 +511,13 @@ pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
     let task = reconciler.and_then(|reconciler| {
         let view = reconciler.stores().mesos.snapshot();
         let task = view.task_of(uuid)?;
-        Some(json!({
-            "id": &*task.key.task,
-            "framework_id": &*task.key.framework,
-            "agent_id": task.agent.as_deref(),
-            "state": task.status.state,
-            "container": task.status.container,
-        }))
+        Some(ContainerTask {
+            id: task.key.task.to_string(),
+            framework_id: task.key.framework.to_string(),
+            agent_id: task.agent.as_deref().map(str::to_owned),
+            state: task.status.state,
+            container: task.status.container.as_deref().map(str::to_owned),
+        })
     });
     let decision = reconciler.and_then(|reconciler| reconciler.decision_of(uuid));
     let history = contrail.containers.history().get(uuid);
@@ -351,18 +526,18 @@ pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
     }
     let (container, history) = history.unzip();
     let decision = decision.unwrap_or_default();
-    Ok(json!({
-        "machine": uuid,
-        "container": container.flatten(),
-        "contrail": row,
-        "mesos": task,
-        "decision": (!decision.decision.is_empty()).then_some(decision.decision),
-        "reason": decision.reason,
-        "message": decision.message,
-        "differences": decision.differences,
-        "invalid_labels": decision.invalid_labels,
-        "history": history.unwrap_or_default(),
-    }))
+    Ok(ContainerDetails {
+        machine: uuid,
+        container: container.flatten().map(Into::into),
+        contrail: row,
+        mesos: task,
+        decision: (!decision.decision.is_empty()).then_some(decision.decision),
+        reason: decision.reason,
+        message: decision.message,
+        differences: decision.differences,
+        invalid_labels: decision.invalid_labels,
+        history: history.unwrap_or_default(),
+    })
 }
 
 fn unknown(uuid: Uuid) -> AdminError {
@@ -371,65 +546,166 @@ fn unknown(uuid: Uuid) -> AdminError {
     ))
 }
 
+/// The history of one container, oldest first.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct ContainerHistory {
+    machine: Uuid,
+    /// Its id, as Mesos prints it.
+    container: Option<String>,
+    history: Vec<Entry>,
+}
+
 /// The history of one container.
-pub(super) fn history(state: &AdminState, uuid: Uuid) -> JsonResult {
-    let (container, entries) = state
+pub(super) fn history(state: &AdminState, uuid: Uuid) -> Result<ContainerHistory, AdminError> {
+    let (container, history) = state
         .contrail()?
         .containers
         .history()
         .get(uuid)
         .ok_or_else(|| unknown(uuid))?;
-    Ok(json!({ "machine": uuid, "container": container, "history": entries }))
+    Ok(ContainerHistory {
+        machine: uuid,
+        container: container.map(Into::into),
+        history,
+    })
+}
+
+/// A container that differs from its desired state.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct DifferenceRow {
+    machine: Uuid,
+    /// What would be written.
+    differences: Vec<String>,
+    /// Why labels are ignored.
+    invalid_labels: Vec<String>,
 }
 
 /// What would be written.
-pub(super) fn differences(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Differences {
+    /// How many containers are skipped, by the code of the reason.
+    skipped: BTreeMap<&'static str, usize>,
+    differences: Vec<DifferenceRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// What would be written.
+pub(super) fn differences(
+    reconciler: &Reconciler,
+    query: &ListQuery,
+) -> Result<Differences, AdminError> {
     let overview = reconciler.overview();
     let rows = overview.differences.iter().map(|(uuid, changes)| {
-        let differences = changes.iter().map(ToString::to_string);
-        let row = json!({
-            "machine": uuid,
-            "differences": differences.collect::<Vec<_>>(),
-            "invalid_labels": overview.invalid_labels.get(uuid).map_or(&[][..], Vec::as_slice),
-        });
+        let invalid_labels = overview.invalid_labels.get(uuid);
+        let row = DifferenceRow {
+            machine: *uuid,
+            differences: changes.iter().map(ToString::to_string).collect(),
+            invalid_labels: invalid_labels.cloned().unwrap_or_default(),
+        };
         (*uuid, row)
     });
-    let page = paginate(
-        rows,
-        after_uuid(query.after.as_deref())?.as_ref(),
-        query.limit,
-    );
-    let fields = json!({ "skipped": overview.deferred });
-    Ok(list_response("differences", page, fields))
+    let after = after_uuid(query.after.as_deref())?;
+    let (differences, page) = paginate(rows, after.as_ref(), query.limit).finish();
+    Ok(Differences {
+        skipped: overview.deferred.clone(),
+        differences,
+        page,
+    })
+}
+
+/// An entry of the queue.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct QueueRow {
+    /// `container`, or the kind of an orphan with its uuid.
+    what: String,
+    uuid: Uuid,
+    /// How long it has waited, in seconds.
+    waits_seconds: u64,
+    /// In how many seconds it is due; null while it is in progress.
+    due_in_seconds: Option<u64>,
+    in_progress: bool,
+    /// How often it has failed.
+    failures: u32,
+    /// The last error.
+    error: Option<String>,
+}
+
+/// The queue.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Queue {
+    /// The first entries; failed ones come first.
+    queue: Vec<QueueRow>,
+    /// The length of the whole queue.
+    total: usize,
+    /// How many entries have failed.
+    failing: usize,
 }
 
 /// The queue, failed entries first.
-pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> Value {
-    let (entries, length, failing) = reconciler.queued(limit);
+pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> Queue {
+    let (entries, total, failing) = reconciler.queued(limit);
     let now = Instant::now();
-    let rows: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            let (what, uuid) = match entry.key {
-                Key::Container(uuid) => ("container".to_owned(), uuid),
-                Key::Orphan(orphan) => (orphan.to_string(), orphan.uuid()),
-            };
-            json!({
-                "what": what,
-                "uuid": uuid,
-                "waits_seconds": seconds_since(entry.since),
-                "due_in_seconds": entry.due.map(|due| due.saturating_duration_since(now).as_secs()),
-                "in_progress": entry.due.is_none(),
-                "failures": entry.failures,
-                "error": entry.error,
-            })
-        })
-        .collect();
-    json!({ "queue": rows, "total": length, "failing": failing })
+    let rows = entries.iter().map(|entry| {
+        let (what, uuid) = match entry.key {
+            Key::Container(uuid) => ("container".to_owned(), uuid),
+            Key::Orphan(orphan) => (orphan.to_string(), orphan.uuid()),
+        };
+        let due_in = entry.due.map(|due| due.saturating_duration_since(now));
+        QueueRow {
+            what,
+            uuid,
+            waits_seconds: seconds_since(entry.since),
+            due_in_seconds: due_in.map(|due_in| due_in.as_secs()),
+            in_progress: entry.due.is_none(),
+            failures: entry.failures,
+            error: entry.error.as_deref().map(str::to_owned),
+        }
+    });
+    Queue {
+        queue: rows.collect(),
+        total,
+        failing,
+    }
+}
+
+/// A manager that may lead.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct ManagerRow {
+    leads: bool,
+    /// Whether it is the one that answers.
+    this: bool,
+    url: String,
 }
 
 /// The leader, the candidates, and this manager.
-pub(super) fn managers(state: &AdminState) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Managers {
+    /// The URL of this manager's API for agents.
+    this: String,
+    version: &'static str,
+    /// When this manager started: RFC 3339.
+    started: String,
+    /// Whether the leader is elected, so that there may be others.
+    elected: bool,
+    /// Whether this manager leads.
+    leading: bool,
+    /// The term in which it does.
+    term: Option<u64>,
+    /// For how long it may write without being confirmed.
+    lease_seconds: Option<f64>,
+    leader: Option<String>,
+    no_leader_reason: Option<String>,
+    managers: Vec<ManagerRow>,
+    /// Whether this manager serves requests itself.
+    serving: bool,
+    not_serving_reason: Option<String>,
+    /// When the objects that must exist before containers were made: RFC 3339.
+    provisioned: Option<String>,
+}
+
+/// The leader, the candidates, and this manager.
+pub(super) fn managers(state: &AdminState) -> Managers {
     let leadership = state.fence.leadership().borrow().clone();
     let (leader, no_leader_reason) = match &leadership {
         Leadership::Leading { .. } => (Some(state.url.clone()), None),
@@ -437,41 +713,48 @@ pub(super) fn managers(state: &AdminState) -> Value {
         Leadership::Unknown { reason } => (None, Some(reason.clone())),
     };
     let ready = state.ready.borrow().clone();
-    let managers: Vec<_> = state
-        .fence
-        .candidates()
-        .into_iter()
-        .map(|url| {
-            json!({
-                "leads": leader.as_ref() == Some(&url),
-                "this": url == state.url,
-                "url": url,
-            })
-        })
-        .collect();
-    json!({
-        "this": state.url,
-        "version": env!("CARGO_PKG_VERSION"),
-        "started": timestamp(state.started),
-        "elected": state.elected,
-        "leading": state.fence.term().is_some(),
-        "term": state.fence.term(),
-        "lease_seconds": state.fence.lease_left().map(|left| left.as_secs_f64()),
-        "leader": leader,
-        "no_leader_reason": no_leader_reason,
-        "managers": managers,
-        "serving": ready.unready.is_none(),
-        "not_serving_reason": ready.unready,
-        "provisioned": ready.prepared.filter(|_| state.contrail.is_some()).map(timestamp),
-    })
+    let candidates = state.fence.candidates().into_iter();
+    let managers = candidates.map(|url| ManagerRow {
+        leads: leader.as_ref() == Some(&url),
+        this: url == state.url,
+        url,
+    });
+    Managers {
+        this: state.url.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        started: timestamp(state.started),
+        elected: state.elected,
+        leading: state.fence.term().is_some(),
+        term: state.fence.term(),
+        lease_seconds: state.fence.lease_left().map(|left| left.as_secs_f64()),
+        managers: managers.collect(),
+        leader,
+        no_leader_reason,
+        serving: ready.unready.is_none(),
+        not_serving_reason: ready.unready,
+        provisioned: ready
+            .prepared
+            .filter(|_| state.contrail.is_some())
+            .map(timestamp),
+    }
+}
+
+/// The current problems.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct Problems {
+    problems: Vec<Problem>,
+    /// Whether those of containers and sources are among them: only the leader knows them.
+    complete: bool,
+    /// The leader, if that is another manager.
+    leader: Option<LeaderLink>,
 }
 
 /// The current problems. Those of containers and sources are known to the leader only.
-pub(super) fn problems(state: &AdminState) -> Value {
+pub(super) fn problems(state: &AdminState) -> Problems {
     let leader = state.leader();
-    json!({
-        "problems": problems::find(state),
-        "complete": leader.is_none(),
-        "leader": leader,
-    })
+    Problems {
+        problems: problems::find(state),
+        complete: leader.is_none(),
+        leader,
+    }
 }

@@ -7,18 +7,18 @@ use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use contrail_mesos_api::cluster::{Backend, BackendState, ServiceKey, TaskName, Vip};
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::Operation;
 use contrail_mesos_api::text::hex;
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::filter::parse_address;
-use super::paginate::{ListQuery, paginate};
-use super::responses::list_response;
+use super::paginate::{ListQuery, PageEnd, paginate};
 use crate::admin::state::{AdminError, json_body};
-use crate::query::QueryParameters;
-use crate::services::{PublishedService, Services};
+use crate::services::{PublishedService, RangeUsage, ServiceCounts, Services};
 
 /// How many problems are returned.
 const MAX_PROBLEMS: usize = 1000;
@@ -35,7 +35,21 @@ pub(super) struct ServiceFilter {
 }
 
 impl ServiceFilter {
-    pub(super) const PARAMETERS: [&'static str; 3] = ["service", "framework", "address"];
+    /// Documents these parameters.
+    pub(super) fn document(operation: Operation) -> Operation {
+        operation
+            .query::<String>(
+                "service",
+                "A part of the service, such as web.marathon:80",
+                "web",
+            )
+            .query::<String>("framework", "A part of the name of a framework", "marathon")
+            .query::<String>(
+                "address",
+                "An address of a service, a backend or its host, or a subnet",
+                "192.0.2.1",
+            )
+    }
 
     pub(super) fn read(parameters: &mut QueryParameters) -> Result<Self, AdminError> {
         let text = parameters.take("address");
@@ -76,7 +90,7 @@ impl ServiceFilter {
 }
 
 /// A service.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct ServiceRow {
     pub service: String,
     /// The DNS name of a named service.
@@ -155,36 +169,69 @@ pub(crate) fn service_rows(services: &Services, limit: usize) -> (Vec<ServiceRow
     (rows.collect(), all.len())
 }
 
+/// Something that an operator or the owner of an app must change.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct ServiceProblemRow {
+    framework: String,
+    task: String,
+    /// The label or port that it is about, as the framework wrote it.
+    subject: String,
+    message: String,
+}
+
+/// The services.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct ServiceList {
+    /// Whether all services are published.
+    complete: bool,
+    /// What the manager waits for, if it publishes nothing yet.
+    waiting: Option<String>,
+    counts: ServiceCounts,
+    /// How much of the ranges of addresses is used.
+    ranges: Vec<RangeUsage>,
+    /// The first problems.
+    problems: Vec<ServiceProblemRow>,
+    /// How many more there are.
+    more_problems: usize,
+    services: Vec<ServiceRow>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
 /// The services, and their problems.
-pub(super) fn services(services: &Services, filter: &ServiceFilter, query: &ListQuery) -> Value {
+pub(super) fn services(
+    services: &Services,
+    filter: &ServiceFilter,
+    query: &ListQuery,
+) -> ServiceList {
     let rows = published(services, filter).into_iter();
     let rows = rows.map(|(key, published)| (key.to_string(), (key, published)));
     let page = paginate(rows, query.after.as_ref(), query.limit);
     let page = page.map(|_, (key, published)| ServiceRow::new(&key, &published));
-    let fields = services.read_state(|state| {
+    let (rows, page) = page.finish();
+    services.read_state(|state| {
         let (problems, total) = state.publication.problems();
         let problems: Vec<_> = problems
             .iter()
             .take(MAX_PROBLEMS)
-            .map(|problem| {
-                json!({
-                    "framework": problem.framework,
-                    "task": problem.task,
-                    "subject": problem.subject,
-                    "message": problem.message,
-                })
+            .map(|problem| ServiceProblemRow {
+                framework: problem.framework.clone(),
+                task: problem.task.clone(),
+                subject: problem.subject.clone(),
+                message: problem.message.clone(),
             })
             .collect();
-        json!({
-            "complete": state.publication.is_complete(),
-            "waiting": state.waiting,
-            "counts": state.publication.counts(),
-            "ranges": state.usage,
-            "problems": problems,
-            "more_problems": total.saturating_sub(problems.len()),
-        })
-    });
-    list_response("services", page, fields)
+        ServiceList {
+            complete: state.publication.is_complete(),
+            waiting: state.waiting.clone(),
+            counts: state.publication.counts(),
+            ranges: state.usage.clone(),
+            more_problems: total.saturating_sub(problems.len()),
+            problems,
+            services: rows,
+            page,
+        }
+    })
 }
 
 /// Which names of tasks are requested.
@@ -195,7 +242,10 @@ pub(super) struct TaskNameFilter {
 }
 
 impl TaskNameFilter {
-    pub(super) const PARAMETERS: [&'static str; 1] = ["name"];
+    /// Documents this parameter.
+    pub(super) fn document(operation: Operation) -> Operation {
+        operation.query::<String>("name", "A part of the name", "web")
+    }
 
     pub(super) fn read(parameters: &mut QueryParameters) -> Self {
         Self {
@@ -205,7 +255,19 @@ impl TaskNameFilter {
 }
 
 /// The names of tasks.
-pub(super) fn task_names(services: &Services, filter: &TaskNameFilter, query: &ListQuery) -> Value {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(super) struct TaskNames {
+    task_names: Vec<TaskName>,
+    #[serde(flatten)]
+    page: PageEnd,
+}
+
+/// The names of tasks.
+pub(super) fn task_names(
+    services: &Services,
+    filter: &TaskNameFilter,
+    query: &ListQuery,
+) -> TaskNames {
     let all: Vec<(String, Arc<TaskName>)> = services.read_state(|state| {
         let names = state.publication.task_names().iter();
         names
@@ -214,19 +276,19 @@ pub(super) fn task_names(services: &Services, filter: &TaskNameFilter, query: &L
             .collect()
     });
     let page = paginate(all, query.after.as_ref(), query.limit);
-    let page = page.map(|_, task_name| TaskName::clone(&task_name));
-    list_response("task_names", page, json!({}))
+    let (task_names, page) = page.map(|_, name| TaskName::clone(&name)).finish();
+    TaskNames { task_names, page }
 }
 
 /// A service in the form of DC/OS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct VipRow {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub(super) struct VipRow {
     vip: String,
     protocol: &'static str,
     backend: Vec<VipBackend>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct VipBackend {
     ip: IpAddr,
     port: u16,

@@ -44,7 +44,9 @@ use stores::StoreCollector;
 
 const PREFIX: &str = "contrail_mesos_manager";
 const OPENMETRICS: &str = "application/openmetrics-text";
-const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The type of the metrics in OpenMetrics.
+pub(super) const OPENMETRICS_CONTENT_TYPE: &str =
+    "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// From a response out of memory to an API server that does not respond.
 const DURATION_BUCKETS: [f64; 14] = [

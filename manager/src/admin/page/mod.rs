@@ -11,7 +11,7 @@ mod services;
 
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -22,15 +22,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::json::ContainerFilter;
 use super::problems;
-use super::state::{AdminError, AdminState, run_blocking};
-use crate::query::QueryParameters;
+use super::state::{AdminError, AdminState, refuse_query, run_blocking};
+use contrail_mesos_api::query::QueryParameters;
+use contrail_mesos_api::routes::{Operation, Routes};
 
 const STYLE: &str = include_str!("page.css");
 const CONTAINERS_PER_PAGE: usize = 50;
 const REFRESH_SECONDS: u32 = 15;
+const HTML: &str = "text/html; charset=utf-8";
 
 /// Allows the inline style, and the filter form to be sent to this manager.
 static CONTENT_POLICY: LazyLock<String> = LazyLock::new(|| {
@@ -51,12 +54,9 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
-    fn read(query: Option<&str>) -> Result<Self, AdminError> {
-        let known = [&ContainerFilter::PARAMETERS[..], &["after", "refresh"]].concat();
-        let mut parameters =
-            QueryParameters::parse(query, &known).map_err(AdminError::bad_request)?;
+    fn read(parameters: &mut QueryParameters) -> Result<Self, AdminError> {
         Ok(Self {
-            filter: ContainerFilter::read(&mut parameters)?,
+            filter: ContainerFilter::read(parameters)?,
             after: parameters.take("after"),
             refresh: parameters.take("refresh"),
         })
@@ -90,12 +90,21 @@ impl PageQuery {
     }
 }
 
-/// `GET /`.
-pub(super) async fn show(
-    State(state): State<Arc<AdminState>>,
-    RawQuery(query): RawQuery,
-) -> Response {
-    let rendered = match PageQuery::read(query.as_deref()) {
+/// The route with its documentation.
+pub(super) fn routes() -> Routes<Arc<AdminState>> {
+    let operation = Operation::get("/", "The status page")
+        .query::<Uuid>(
+            "after",
+            "Continues the list of containers",
+            "00000000-0000-0000-0000-000000000000",
+        )
+        .query::<String>("refresh", "`off`: the page does not refresh itself", "off")
+        .content(200, HTML, "The page");
+    Routes::new(refuse_query).route(ContainerFilter::document(operation), show)
+}
+
+async fn show(State(state): State<Arc<AdminState>>, mut parameters: QueryParameters) -> Response {
+    let rendered = match PageQuery::read(&mut parameters) {
         Ok(query) => run_blocking(state, move |state| render(state, &query)).await,
         Err(error) => Err(error),
     };
@@ -107,7 +116,7 @@ pub(super) async fn show(
 
 fn html_response(status: StatusCode, page: String) -> Response {
     let headers = [
-        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_TYPE, HTML),
         (CONTENT_SECURITY_POLICY, CONTENT_POLICY.as_str()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
