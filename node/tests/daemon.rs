@@ -396,6 +396,15 @@ mod root_tests {
                 let works = check_response(&document, &example, status, media_type, &body);
                 assert!(works, "{example:?}: {status}");
             }
+            // The commands of the documentation.
+            let commands = include_str!("../../docs/api.md").lines();
+            let targets = commands.filter_map(|line| Some(line.split_once(" http://localhost")?.1));
+            let targets: Vec<_> = targets.collect();
+            assert!(!targets.is_empty());
+            for target in targets {
+                let (status, _, _) = exchange(&socket, &ExampleRequest::get(target));
+                assert_eq!(status, 200, "{target}");
+            }
             let hostile = hostile_requests(&document);
             assert!(hostile.len() > 50);
             for example in hostile {

@@ -147,6 +147,17 @@ async fn examples_of_the_documents_are_answered_as_they_say() {
     admin.check_examples().await;
     legacy.check_examples().await;
     agents.check_examples().await;
+    // The commands of the documentation.
+    let commands = include_str!("../../../docs/api.md").lines();
+    let commands = commands.filter_map(|line| line.strip_prefix("$ curl "));
+    let mut count = 0;
+    for url in commands.map(|url| url.trim_matches('\'')) {
+        let target = url.strip_prefix("http://127.0.0.1:6993").unwrap();
+        let status = admin.send(&ExampleRequest::get(target)).await.status();
+        assert_eq!(status, 200, "{url}");
+        count += 1;
+    }
+    assert_ne!(count, 0);
     for listener in [&admin, &agents, &legacy] {
         listener.check_hostile_requests().await;
     }
