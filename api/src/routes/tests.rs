@@ -130,6 +130,9 @@ fn values_that_differ_from_their_schema_are_found() {
         assert_ne!(thing(wrong.clone()), 0, "{wrong}");
     }
     assert_ne!(problems(&document, &schema, &json!({})).len(), 0);
+    let number = json!({ "type": ["integer", "null"], "format": "uint32", "minimum": 0 });
+    assert_eq!(problems(&document, &number, &Value::Null), [""; 0]);
+    assert_ne!(problems(&document, &number, &json!("1")).len(), 0);
     let nullable = json!({ "anyOf": [schema, {"type": "null"}] });
     assert_eq!(problems(&document, &nullable, &Value::Null), [""; 0]);
     assert_ne!(problems(&document, &nullable, &json!({"a": 1})).len(), 0);
