@@ -32,7 +32,7 @@ pub use operation::Operation;
 pub const DOCUMENT_PATH: &str = "/openapi.json";
 
 /// The response to a request whose query is wrong.
-pub type Refuse = fn(String) -> Response;
+pub type Refuse = fn(&str) -> Response;
 
 /// Routes, each with its documentation.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ async fn read_parameters(
             request.extensions_mut().insert(parameters);
             next.run(request).await
         }
-        Err(problem) => (known.refuse)(problem),
+        Err(problem) => (known.refuse)(&problem),
     }
 }
 

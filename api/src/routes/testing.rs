@@ -36,7 +36,11 @@ impl ExampleRequest {
     }
 }
 
-/// Fails if the file is not this document. With `CONTRAIL_WRITE_API` the file is written instead.
+/// Compares a copy of a document. With `CONTRAIL_WRITE_API` the file is written instead.
+///
+/// # Panics
+///
+/// If the file is not this document.
 #[track_caller]
 pub fn compare_copy(path: &str, document: &[u8]) {
     if std::env::var_os("CONTRAIL_WRITE_API").is_some() {
@@ -50,7 +54,11 @@ pub fn compare_copy(path: &str, document: &[u8]) {
 }
 
 /// The requests of a document: for each operation one with the required parameters only, and one with
-/// each of the others. An example that is missing or does not match its own schema is an error.
+/// each of the others.
+///
+/// # Panics
+///
+/// If an example is missing, or does not match its own schema.
 #[must_use]
 #[track_caller]
 pub fn example_requests(document: &Value) -> Vec<ExampleRequest> {
@@ -181,7 +189,12 @@ pub fn hostile_requests(document: &Value) -> Vec<ExampleRequest> {
     requests
 }
 
-/// Fails if the document does not describe the response to a request. Returns whether it is a success.
+/// Returns whether the response to a request is a success.
+///
+/// # Panics
+///
+/// If the document does not describe the response.
+#[must_use]
 #[track_caller]
 pub fn check_response(
     document: &Value,

@@ -27,7 +27,7 @@ struct Things {
 }
 
 fn routes() -> Routes<()> {
-    let refuse = |problem| (StatusCode::BAD_REQUEST, problem).into_response();
+    let refuse = |problem: &str| (StatusCode::BAD_REQUEST, problem.to_owned()).into_response();
     Routes::new(refuse)
         .route(
             Operation::get("/things", "All things")

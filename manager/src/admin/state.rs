@@ -155,7 +155,7 @@ impl IntoResponse for AdminError {
 }
 
 /// The response to a request with a wrong query.
-pub(super) fn refuse_query(problem: String) -> Response {
+pub(super) fn refuse_query(problem: &str) -> Response {
     AdminError::bad_request(problem).into_response()
 }
 

@@ -155,7 +155,7 @@ pub(super) fn of_agents(operation: Operation) -> Operation {
 }
 
 /// The response to a request with a wrong query.
-pub(super) fn refuse_query(problem: String) -> Response {
+pub(super) fn refuse_query(problem: &str) -> Response {
     let error = ManagerError::invalid(format!("the query is invalid: {problem}"));
     ApiError::from(error).into_response()
 }

@@ -68,7 +68,7 @@ pub(crate) fn router(
         .with_state(state)
 }
 
-fn refuse_query(problem: String) -> Response {
+fn refuse_query(problem: &str) -> Response {
     LegacyError(ManagerError::invalid(problem)).into_response()
 }
 

@@ -46,7 +46,7 @@ pub(super) fn document() -> Bytes {
 
 /// All routes.
 pub(super) fn routes() -> Routes<Arc<ApiState>> {
-    let routes = Routes::new(|problem| refusal(StatusCode::BAD_REQUEST, &problem));
+    let routes = Routes::new(|problem| refusal(StatusCode::BAD_REQUEST, problem));
     let routes = probes(routes);
     let routes = state(routes);
     names(routes)
