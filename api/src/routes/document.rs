@@ -65,6 +65,8 @@ impl Document {
             "security": self.security,
         });
         strip_links(&mut document);
+        // Other crates decide whether maps keep the order of insertion.
+        document.sort_all_objects();
         document
     }
 
