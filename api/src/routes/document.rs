@@ -40,6 +40,7 @@ impl Document {
         let objects: Vec<_> = objects.collect();
         let mut schemas = responses.take_definitions(true);
         let renamed = add_requests(requests.take_definitions(true), &mut schemas);
+        correct_networks(&mut schemas);
         let mut paths = Map::new();
         for (operation, mut object) in self.operations.iter().zip(objects) {
             for name in ["parameters", "requestBody"] {
@@ -126,6 +127,17 @@ fn add_requests(
         schemas.insert(name, schema);
     }
     renamed
+}
+
+/// The schema of a network says that it is of exactly one family, but the pattern of IPv6 networks matches
+/// those of IPv4, too.
+fn correct_networks(schemas: &mut Map<String, Value>) {
+    let network = schemas.get_mut("IpNet").and_then(Value::as_object_mut);
+    if let Some(network) = network
+        && let Some(families) = network.remove("oneOf")
+    {
+        network.insert("anyOf".to_owned(), families);
+    }
 }
 
 fn rename_references(value: &mut Value, renamed: &BTreeSet<String>) {

@@ -317,7 +317,12 @@ impl Comparison<'_> {
                         self.apply(part, value, at, problems, named);
                     }
                 }
-                "anyOf" | "oneOf" => self.one_of(argument, value, at, problems, named),
+                "anyOf" | "oneOf" => {
+                    let matching = self.alternatives(argument, value, at, problems, named);
+                    if keyword == "oneOf" && matching > 1 {
+                        problems.push(format!("{at}: {value} is {matching} of {argument}"));
+                    }
+                }
                 "properties" => {
                     for (key, schema) in object(argument) {
                         named.insert(key.clone());
@@ -361,27 +366,31 @@ impl Comparison<'_> {
         }
     }
 
-    fn one_of(
+    /// How many schemas describe the value. If none does, the problems are those of the one that is closest.
+    fn alternatives(
         &self,
         schemas: &Value,
         value: &Value,
         at: &str,
         problems: &mut Vec<String>,
         named: &mut BTreeSet<String>,
-    ) {
+    ) -> usize {
+        let mut matching = 0;
         let mut least: Option<Vec<String>> = None;
         for schema in schemas.as_array().expect("a list") {
             let (mut found, mut own) = (vec![], BTreeSet::new());
             self.apply(schema, value, at, &mut found, &mut own);
             if found.is_empty() {
                 named.extend(own);
-                return;
-            }
-            if least.as_ref().is_none_or(|least| found.len() < least.len()) {
+                matching += 1;
+            } else if least.as_ref().is_none_or(|least| found.len() < least.len()) {
                 least = Some(found);
             }
         }
-        problems.extend(least.unwrap_or_default());
+        if matching == 0 {
+            problems.extend(least.unwrap_or_default());
+        }
+        matching
     }
 }
 
