@@ -2,8 +2,8 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
-pub mod agent_containers;
 pub mod address_history;
+pub mod agent_containers;
 pub mod cni_plugin;
 pub mod config;
 pub mod connectivity;

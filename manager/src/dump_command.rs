@@ -124,11 +124,7 @@ impl Dump {
                 ],
             ),
         ];
-        match self
-            .admin
-            .clone()
-            .map_or_else(|| configured(path), Ok)
-        {
+        match self.admin.clone().map_or_else(|| configured(path), Ok) {
             Ok(admin) => parts.extend(answers(&admin)),
             Err(error) => parts.push(Part::new("manager", Format::Text, async { Err(error) })),
         }

@@ -73,8 +73,6 @@ mod stores;
 pub mod task_state;
 pub mod vnc;
 
-use contrail_mesos_api::query;
-
 pub use config::{
     Access, Config, Connections, DEFAULT_ADMIN_PORT, DEFAULT_PATH, Follow, LinkLocalDns,
     OverlayOptions, Provision, ServicesContrailOptions, ServicesOptions, Tls, check,

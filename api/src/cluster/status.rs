@@ -22,6 +22,7 @@ pub struct NodeList {
 
 /// A container that has an address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AddressOwner {
     /// Its node's name or its agent's host name; none if that is not known.
     pub node: Option<String>,

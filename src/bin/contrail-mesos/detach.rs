@@ -15,7 +15,7 @@ use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::text::Escaped;
 use futures::future::join_all;
 
-use crate::output::confirm;
+use crate::output::{confirm, print};
 use crate::state::StateOptions;
 
 /// Undo an attach

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesos_module_tests::testbed::overlay::OverlayCluster;
 use contrail_mesos::provider::PortMapping;
+use mesos_module_tests::testbed::overlay::OverlayCluster;
 use mesos_module_tests::testbed::{Host, program};
 use serde::Deserialize;
 
