@@ -129,7 +129,10 @@ fn addresses_are_lent_in_blocks_on_request() {
     );
     for (keys, expected) in [
         (r#""ipam": "host", "prefix": 24, "prefix6": 120"#, "cluster"),
-        (r#""ipam": "clutser""#, "did you mean \"cluster\"?"),
+        (
+            r#""ipam": "clutser", "prefix": 24, "prefix6": 120"#,
+            "did you mean \"cluster\"?",
+        ),
         (r#""ipam": "cluster", "block": 25"#, "26"),
         (r#""ipam": "cluster", "block": 31"#, "30"),
         (
