@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, ValueEnum};
 
 pub use check::{CheckOptions, CheckReport};
@@ -132,6 +133,7 @@ impl Program {
     }
 
     /// Prints what is wrong with arguments that the parser accepts. The result is the exit code.
+    #[must_use]
     pub fn usage_error<A: CommandFactory>(&self, message: &str) -> ExitCode {
         let mut command = self.command::<A>();
         answer::<A>(&command.error(clap::error::ErrorKind::ArgumentConflict, message))
@@ -146,7 +148,7 @@ impl Program {
             .map(|(name, meaning)| ((*name).to_owned(), *meaning))
             .collect();
         let text = joined_help(
-            command.get_after_long_help().map(ToString::to_string),
+            command.get_after_long_help(),
             &[help_table("Environment", &variables)],
         );
         self.with_help(command.after_long_help(text), "")
@@ -175,7 +177,7 @@ impl Program {
             .map(|(code, meaning)| (code.to_string(), *meaning))
             .collect();
         let text = joined_help(
-            command.get_after_long_help().map(ToString::to_string),
+            command.get_after_long_help(),
             &[self.examples_help(path), help_table("Exit codes", &codes)],
         );
         command.after_long_help(text)
@@ -279,7 +281,8 @@ fn joined_path(path: &str, name: &str) -> String {
 }
 
 /// Parts of a help, with an empty line between them.
-fn joined_help(first: Option<String>, others: &[String]) -> String {
+fn joined_help(first: Option<&StyledStr>, others: &[String]) -> String {
+    let first = first.map(ToString::to_string);
     let parts = first.iter().chain(others).filter(|part| !part.is_empty());
     parts.cloned().collect::<Vec<_>>().join("\n\n")
 }
