@@ -190,7 +190,7 @@ impl Attacher {
         }
         if let Some(peers) = peers {
             errors.extend(self.detach_unknown(unknown, peers).await.err());
-            errors.extend(self.delete_objects(objects, peers).await.err());
+            errors.extend(self.delete_objects(&objects, peers).await.err());
         }
         let is_set_aside = self.set_aside_damaged(strays, &mut errors).await?;
         errors.extend(self.retry_teardowns(strays).await.err());

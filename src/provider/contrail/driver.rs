@@ -565,7 +565,7 @@ impl ContrailDriver {
         self.options.deadline
     }
 
-    /// Whether this host has an interface or a port file of a container, whoever made it. Blocks.
+    /// Whether this host has an interface or a port file of a container, also of another program. Blocks.
     pub(super) fn has_traces(&self, ports: &Ports) -> Result<bool, BoxError> {
         if self.files.machines()?.contains(&ports.machine) {
             return Ok(true);

@@ -265,7 +265,7 @@ impl Attacher {
     /// that of another program, which makes the objects first, is complete then.
     pub(super) async fn delete_objects(
         &self,
-        objects: Vec<Uuid>,
+        objects: &[Uuid],
         peers: &Peers,
     ) -> Result<(), IsolatorError> {
         let Some(deadline) = self
