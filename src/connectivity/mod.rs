@@ -23,7 +23,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, sleep};
 
 use self::outside::{OUTSIDE_V4, OUTSIDE_V6, OutsideHost};
-use self::peers::{EchoServers, EchoSockets, Probed};
+use self::peers::{EchoServers, EchoSockets, ProbeOutcome};
 use crate::config::{Config, Network, NetworkProvider};
 use crate::isolator::attacher::{Attacher, Target};
 use crate::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
@@ -575,7 +575,7 @@ impl<'a> Connectivity<'a> {
         &self,
         scratch: &ScratchNetwork,
         probe: Probe<'_>,
-        work: impl Fn() -> Probed + Clone + Send + 'static,
+        work: impl Fn() -> ProbeOutcome + Clone + Send + 'static,
     ) -> ConnectivityCheck {
         let namespace = match probe.from {
             ProbeOrigin::Container(container) => &container.namespace,

@@ -21,7 +21,7 @@ const ATTEMPTS: u16 = 3;
 const RAW: i32 = 255;
 
 /// What a probe found: a text about success or failure.
-pub(super) type Probed = Result<String, String>;
+pub(super) type ProbeOutcome = Result<String, String>;
 
 /// Servers that echo what they get, until this is dropped.
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ async fn echo(stream: tokio::net::TcpStream) -> io::Result<()> {
 }
 
 /// Opens a connection. Nothing is sent. `limit` is how long this and each of the others waits for an answer.
-pub(super) fn connect(to: SocketAddr, limit: Duration) -> Probed {
+pub(super) fn connect(to: SocketAddr, limit: Duration) -> ProbeOutcome {
     match TcpStream::connect_timeout(&to, limit) {
         Ok(_) => Ok(format!("a connection to {to}")),
         Err(error) => Err(format!("no connection to {to}: {error}")),
@@ -122,7 +122,7 @@ pub(super) fn connect(to: SocketAddr, limit: Duration) -> Probed {
 }
 
 /// Sends bytes by TCP, and gets them back.
-pub(super) fn tcp(to: SocketAddr, limit: Duration) -> Probed {
+pub(super) fn tcp(to: SocketAddr, limit: Duration) -> ProbeOutcome {
     let exchange = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&to, limit)?;
         stream.set_read_timeout(Some(limit))?;
@@ -141,7 +141,7 @@ pub(super) fn tcp(to: SocketAddr, limit: Duration) -> Probed {
 }
 
 /// Sends a datagram, and gets it back.
-pub(super) fn udp(to: SocketAddr, limit: Duration) -> Probed {
+pub(super) fn udp(to: SocketAddr, limit: Duration) -> ProbeOutcome {
     let answered = exchange(to, limit, b"connectivity test", |answer| {
         answer == b"connectivity test"
     });
@@ -150,7 +150,7 @@ pub(super) fn udp(to: SocketAddr, limit: Duration) -> Probed {
 }
 
 /// Asks a DNS server. Any answer is good.
-pub(super) fn dns(server: SocketAddr, limit: Duration) -> Probed {
+pub(super) fn dns(server: SocketAddr, limit: Duration) -> ProbeOutcome {
     const IDENTIFIER: u16 = 0x636d;
     let query = packets::dns_query(IDENTIFIER);
     let is_answer = |answer: &[u8]| packets::is_dns_answer(answer, IDENTIFIER);
@@ -207,7 +207,7 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
 }
 
 /// Sends echo requests until one is answered.
-pub(super) fn ping(to: IpAddr, limit: Duration) -> Probed {
+pub(super) fn ping(to: IpAddr, limit: Duration) -> ProbeOutcome {
     let identifier = u16::try_from(std::process::id() & 0xffff).unwrap_or(1);
     let answered = || -> io::Result<bool> {
         let (domain, protocol) = match to {
@@ -245,7 +245,7 @@ pub(super) fn ping(to: IpAddr, limit: Duration) -> Probed {
 
 /// Sends a packet of the MTU that must not be fragmented, and then one of one byte more, which must be
 /// refused.
-pub(super) fn mtu(from: IpAddr, to: SocketAddr, mtu: u32, limit: Duration) -> Probed {
+pub(super) fn mtu(from: IpAddr, to: SocketAddr, mtu: u32, limit: Duration) -> ProbeOutcome {
     let bytes = usize::try_from(mtu).unwrap_or(usize::MAX);
     let socket = UdpSocket::bind((from, 0))
         .and_then(|socket| socket.connect(to).map(|()| socket))

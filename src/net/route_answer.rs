@@ -12,6 +12,7 @@ use netlink_packet_route::route::{
 use nix::errno::Errno;
 
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::{links, sysctl};
 
 const RTM_GETROUTE: u16 = 26;
 
@@ -101,11 +102,48 @@ pub fn ask(
             })?;
             Ok(answer(&message))
         }
-        Err(error) => match error.errno() {
-            Some(errno) => Ok(RouteAnswer::Refused(refusal(errno))),
-            None => Err(error),
+        Err(error) => match (error.errno(), source, input) {
+            // Newer kernels say the same of sources that they refuse.
+            (Some(Errno::EINVAL), Some(source), Some(input))
+                if fails_source_check(socket, source, input, mark)? =>
+            {
+                Ok(RouteAnswer::Refused(RouteRefusal::ReversePath))
+            }
+            (Some(errno), ..) => Ok(RouteAnswer::Refused(refusal(errno))),
+            (None, ..) => Err(error),
         },
     }
+}
+
+/// Whether `rp_filter` refuses packets from `source` that come in by the interface with that index.
+fn fails_source_check(
+    socket: &mut NetlinkSocket,
+    source: IpAddr,
+    input: u32,
+    mark: u32,
+) -> Result<bool, NetlinkError> {
+    const STRICT: u32 = 1;
+    let Some(link) = links::by_index(socket, input)?.filter(|_| source.is_ipv4()) else {
+        return Ok(false);
+    };
+    let value = |name: &str| {
+        let value = sysctl::get(&format!("net/ipv4/conf/{name}/rp_filter"));
+        value.and_then(|value| value.parse().ok()).unwrap_or(0)
+    };
+    let mode: u32 = value("all").max(value(&link.name));
+    if mode == 0 {
+        return Ok(false);
+    }
+    let back = RouteQuestion {
+        destination: source,
+        source: None,
+        input: None,
+        mark,
+    };
+    Ok(match ask(socket, &back)? {
+        RouteAnswer::Leaves { index, .. } => mode == STRICT && index != input,
+        RouteAnswer::Local | RouteAnswer::Refused(_) => true,
+    })
 }
 
 fn refusal(errno: Errno) -> RouteRefusal {
