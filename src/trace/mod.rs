@@ -1,8 +1,8 @@
 //! `contrail-mesos trace`: where a packet between two containers, or the host, or an address, would go, and
 //! what stops it.
 //!
-//! [`gather`] reads what there is: checkpoints, the kernel's routes, rules and sockets in each namespace,
-//! and what the node daemon knows of the cluster. [`decide`] is a pure function of that. Nothing is sent
+//! The module `gather` reads what there is: checkpoints, the kernel's routes, rules and sockets in each namespace,
+//! and what the node daemon knows of the cluster. `decide` is a pure function of that. Nothing is sent
 //! and nothing is changed.
 //!
 //! Invariants: a step that stops the packet has a stable code. What this host cannot know is said to be

@@ -1,4 +1,4 @@
-//! What was found on the way of a packet: plain values, from which [`super::decide`] says what happens.
+//! What was found on the way of a packet: plain values, from which `decide` says what happens.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -146,7 +146,7 @@ fn each_cause_has_a_code() {
         }),
         ("interface-gone", |path| receiver(path).0.is_up = None),
         ("interface-down", |path| {
-            receiver(path).0.is_up = Some(false)
+            receiver(path).0.is_up = Some(false);
         }),
         ("address-missing", |path| {
             receiver(path).0.missing_addresses = vec!["10.1.0.3/24".parse().unwrap()];
@@ -200,7 +200,7 @@ fn each_cause_has_a_code() {
         }),
         ("firewall-drop", |path| routed(path).firewall = dropped()),
         ("firewall-drop", |path| {
-            receiver(path).1.firewall = dropped()
+            receiver(path).1.firewall = dropped();
         }),
         ("firewall-drop", |path| {
             path.branches[0].crossing = Crossing::Switched {
