@@ -32,7 +32,7 @@ pub(crate) fn commands(page: &Page) -> Result<Vec<DocumentedCommand>> {
     for (number, line) in page.lines() {
         match line {
             Line::Heading(heading) => heading.clone_into(&mut section),
-            Line::Open(info, _) => {
+            Line::Open(info) => {
                 is_console = ["console", "sh", "bash", "shell"].contains(&info);
                 ensure!(is_complete, "{}:{number}: an open command", page.name);
             }

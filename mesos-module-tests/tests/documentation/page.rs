@@ -13,8 +13,8 @@ pub(crate) enum Line<'a> {
     Heading(&'a str),
     /// Prose, lists and tables.
     Text(&'a str),
-    /// The first line of a code block: what follows the fence, and how far it is indented.
-    Open(&'a str, usize),
+    /// The first line of a code block: what follows the fence.
+    Open(&'a str),
     /// A line of a code block, without the indentation of its fence.
     Code(&'a str),
     /// The end of a code block.
@@ -73,7 +73,7 @@ impl Page {
             let line = match (fence, text.strip_prefix("```")) {
                 (None, Some(info)) => {
                     fence = Some(indent);
-                    Line::Open(info.trim(), indent)
+                    Line::Open(info.trim())
                 }
                 (Some(_), Some("")) => {
                     fence = None;
