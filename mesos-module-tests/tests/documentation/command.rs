@@ -144,7 +144,7 @@ pub(crate) fn normalized(line: &str) -> String {
         let word = masked(&word, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
         // The names of interfaces, which derive from the ids.
         let word = masked(&word, "cmxxxxxxxxxxxxx");
-        match word.split_once("=") {
+        match word.split_once('=') {
             Some(("time", _)) => "time=…".to_owned(),
             _ if word.starts_with("net:[") => "net:[…]".to_owned(),
             _ if is_age(&word) => "…s".to_owned(),
