@@ -45,6 +45,22 @@ fn state(agent: &Agent) -> Result<(bool, String, String)> {
     Ok((success, state, row["networks"][0]["problems"].to_string()))
 }
 
+/// Stops the agent, and waits until none of its threads runs.
+fn pause(agent: &Agent) -> Result<()> {
+    agent.cluster.pause()?;
+    let pid = agent.cluster.pid().context("the agent does not run")?;
+    until("the agent has stopped", || {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(task?.path().join("stat"))?;
+            let (_, rest) = stat.rsplit_once(") ").context("no state")?;
+            if !rest.starts_with('T') {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+}
+
 #[test]
 fn degraded_container_is_named_until_it_is_repaired() -> Result<()> {
     let agent = Agent::start(BLUE)?;
@@ -80,18 +96,17 @@ fn degraded_container_is_named_until_it_is_repaired() -> Result<()> {
         (format!("ip link set {port} down"), "is down"),
     ] {
         // The agent would repair it at once.
-        agent.cluster.pause()?;
+        pause(&agent)?;
         agent.host().sh(&change)?;
-        let (success, state_of, problems) = state(&agent)?;
+        let found = state(&agent);
+        let fast = succeeds(&agent, "status --fast");
+        agent.cluster.resume()?;
+        let (success, state_of, problems) = found?;
         ensure!(
             !success && state_of == "degraded" && problems.contains(problem),
             "{change}: {state_of}: {problems}"
         );
-        ensure!(
-            succeeds(&agent, "status --fast")?.contains("attached"),
-            "{change}"
-        );
-        agent.cluster.resume()?;
+        ensure!(fast?.contains("attached"), "{change}");
         until("the agent has repaired it", || {
             let (success, state, _) = state(&agent)?;
             Ok((success && state == "attached").then_some(()))
@@ -296,7 +311,7 @@ fn watch_repeats_blocks_until_nobody_reads_them() -> Result<()> {
     let program = program("contrail-mesos")?.display().to_string();
     let config = agent.config_path();
     let command = format!("{program} --config {} status --watch 1", config.display());
-    let text = agent.host().sh(&format!("{command} | head -n 8"))?;
+    let text = agent.host().sh(&format!("{command} | head -n 9"))?;
     ensure!(
         text.matches("1 container: 1 attached").count() == 2,
         "{text}"

@@ -531,6 +531,8 @@ impl Checkpoints {
     /// Removes the container's directory and everything in it. Idempotent.
     pub fn remove(&self, container: &ContainerId) -> Result<(), CheckpointError> {
         let path = self.directory(container);
+        // First: while the directory has no intent any more, it looks damaged.
+        let _ = fs::remove_file(path.join(DETACHING_FILE));
         let remove = || fs::remove_dir_all(&path);
         let removed = match remove() {
             // An operator changed the container's groups at that moment.
