@@ -42,7 +42,8 @@ ARGS ?=
 # Where make install puts what make release has built.
 DESTDIR ?=
 PREFIX ?= /usr/local
-# Man pages and completions, in man/ and completions/{bash,fish,zsh}: install and dist take what is there.
+# Man pages, completions and bills of materials, in man/, completions/{bash,fish,zsh} and sbom/: install and
+# dist take what is there.
 ASSETS := $(BUILT)/assets
 # The programs that make the packages, at their versions.
 TOOLS := $(BUILT)/tools
@@ -61,7 +62,7 @@ TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
 .PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man site install dist audit clean
-.PHONY: root toolchain compiler packages testbed programs release-programs mesos assets packagers linters bare-root
+.PHONY: root toolchain compiler packages testbed programs release-programs mesos assets sbom packagers linters bare-root
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -138,7 +139,7 @@ site: toolchain ## Build the documentation as a site, target/site/index.html
 install: assets ## Install what make release has built [DESTDIR=… PREFIX=/usr/local]
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install $(BUILT)/module $(BUILT)/release $(ASSETS)
 
-dist: release assets packagers ## Make the deb and rpm packages [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+dist: release assets sbom packagers ## Make the deb and rpm packages [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
 	$(say) 'packages'
 	@CARGO_TOOLS=$(TOOLS) packaging/dist $(BUILT)/dist $(BUILT)/module $(BUILT)/release $(ASSETS)
 
@@ -184,9 +185,14 @@ mesos:
 	$(say) 'the real Mesos 1.11.0'
 	@mesos-module-tests/mesos/install.sh
 
-# The one place that fills $(ASSETS).
+# The one place that fills $(ASSETS) with man pages and completions.
 assets:
 	@mkdir -p $(ASSETS)
+
+sbom: toolchain
+	@$(MAKE) --no-print-directory packagers PACKAGERS=cargo-cyclonedx@0.5.9
+	$(say) 'software bills of materials'
+	@packaging/sbom $(TOOLS) $(ASSETS)/sbom
 
 packagers: toolchain
 	@.ci/packages dpkg-dev
