@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::prometheus::monitoring;
+use serde_json::json;
 
 use super::{contrail, dashboard, overlay, panels, queries};
 
@@ -174,20 +175,16 @@ fn dashboards_are_what_their_script_writes() -> Result<()> {
 
 #[test]
 fn promtool_accepts_every_query_of_the_dashboards() -> Result<()> {
-    let mut file = "groups:\n  - name: dashboards\n    rules:\n".to_owned();
-    let mut count = 0;
+    let mut rules = vec![];
     for name in DASHBOARDS {
         for query in queries(&dashboard(name)?) {
-            count += 1;
-            // JSON strings are YAML.
-            let query = serde_json::to_string(&query)?;
-            file.push_str(&format!(
-                "      - record: query:{count}\n        expr: {query}\n"
-            ));
+            rules.push(json!({ "record": format!("query:{}", rules.len()), "expr": query }));
         }
     }
+    // All JSON is YAML.
+    let file = json!({ "groups": [{ "name": "dashboards", "rules": rules }] });
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("queries.yaml");
-    fs::write(&path, file)?;
+    fs::write(&path, file.to_string())?;
     promtool(&["check", "rules", &path.display().to_string()])
 }
