@@ -97,7 +97,7 @@ impl Dump {
     fn parts(&self, path: &Path) -> Vec<Part> {
         let config = path.to_owned();
         let mut parts = vec![
-            Part::blocking("host/system.json", Format::Json, system),
+            Part::blocking("host/system.json", Format::Json, || Ok(system())),
             Part::blocking("configuration/manager.toml", Format::Text, move || {
                 read_regular_or_linked_file(&config)
                     .map(Contents::from)
@@ -149,7 +149,7 @@ fn configured(path: &Path) -> Result<Address, String> {
     admin_address(&address.to_string()).map_err(|error| error.to_string())
 }
 
-fn system() -> Result<Contents, String> {
+fn system() -> Contents {
     let text = |path: &str| std::fs::read_to_string(path).ok();
     let system = json!({
         "program": "contrail-mesos-manager",
@@ -161,7 +161,7 @@ fn system() -> Result<Contents, String> {
         "load": text("/proc/loadavg"),
         "memory": text("/proc/meminfo"),
     });
-    Ok(system.to_string().into_bytes().into())
+    system.to_string().into_bytes().into()
 }
 
 /// What the running manager answers.

@@ -256,8 +256,8 @@ fn dump(config: &Path, archive: &Path, more: &[&str]) -> String {
         .unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{text}");
-    let mode = std::fs::metadata(archive).unwrap().permissions().mode();
-    assert_eq!(mode & 0o7777, 0o600);
+    let permissions = std::fs::metadata(archive).unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o7777, 0o600);
     text
 }
 

@@ -161,6 +161,118 @@ fn listed(agent: &Agent, filters: &str) -> Result<Vec<String>> {
     Ok(tasks)
 }
 
+/// The filters of `status`, with the containers `one` and `two`.
+fn expect_selections(agent: &Agent, second: &str, v6: IpAddr) -> Result<()> {
+    for (filters, expected) in [
+        ("--network red".to_owned(), &["one"][..]),
+        ("--network red --network blue".to_owned(), &["one", "two"]),
+        (format!("--container {}", &second[..13]), &["two"]),
+        ("--task on".to_owned(), &["one"]),
+        (format!("--address {v6}"), &["one"]),
+        (
+            "--address 10.32.0.0/24 --state attached".to_owned(),
+            &["one", "two"],
+        ),
+        ("--state lost --state degraded".to_owned(), &[]),
+        ("--fast --network red --task two".to_owned(), &[]),
+    ] {
+        assert_eq!(listed(agent, &filters)?, expected, "{filters}");
+    }
+    let table = succeeds(agent, "status")?;
+    ensure!(
+        table.lines().all(|line| line.chars().count() <= 80),
+        "{table}"
+    );
+    ensure!(table.contains("2 containers: 2 attached"), "{table}");
+    for arguments in [
+        "status --state lots",
+        "status --address x",
+        "status --node x",
+    ] {
+        ensure!(!run(agent, arguments)?.0, "{arguments}");
+    }
+    Ok(())
+}
+
+fn expect_containers(agent: &Agent, first: &str) -> Result<()> {
+    // By the beginning of the id, and by the task.
+    for name in [&first[..13], "one", first] {
+        let (success, shown) = json_of(agent, &format!("container show {name}"))?;
+        let row = &shown["container"];
+        ensure!(success && row["container"] == first, "{name}: {shown}");
+        assert_eq!(row["networks"].as_array().map(Vec::len), Some(2));
+        ensure!(
+            row["networks"][1]["statistics"]["rx_packets"].is_u64(),
+            "{shown}"
+        );
+    }
+    let text = succeeds(agent, "container show two")?;
+    ensure!(
+        text.contains("10.32.0.1") && text.contains("blue0"),
+        "{text}"
+    );
+    ensure!(!run(agent, "container show nobody")?.0);
+    Ok(())
+}
+
+fn expect_networks(agent: &Agent, second: &str) -> Result<()> {
+    let (_, networks) = json_of(agent, "network list")?;
+    let [blue, red] = [0, 1].map(|index| &networks["networks"][index]);
+    let family = &blue["families"][0];
+    assert_eq!(
+        (&family["used"], &family["total"], &family["free"]),
+        (&json!(2), &json!(253), &json!(251)),
+        "{blue}"
+    );
+    ensure!(red["families"][1]["used"] == 1, "{red}");
+    let text = succeeds(agent, "network show blue")?;
+    ensure!(
+        text.contains(second) && text.contains("251 free of 253"),
+        "{text}"
+    );
+    ensure!(!run(agent, "network show green")?.0);
+    Ok(())
+}
+
+/// The owners of the addresses of `one`, which ends.
+fn expect_owners(agent: &Agent, first: &str, v4: IpAddr, v6: IpAddr) -> Result<()> {
+    let owner = |address: IpAddr| json_of(agent, &format!("address show {address}"));
+    for address in [v4, v6] {
+        let (_, shown) = owner(address)?;
+        ensure!(shown["owners"][0]["container"] == first, "{shown}");
+        ensure!(shown["history"] == json!([]), "{shown}");
+    }
+    agent.kill("one")?;
+    for address in [v4, v6] {
+        until("the address has a former owner", || {
+            let (_, shown) = owner(address)?;
+            let former = &shown["history"][0];
+            Ok((former["container"] == first).then_some(shown))
+        })
+        .and_then(|shown| {
+            let former = &shown["history"][0];
+            ensure!(former["executor"] == "one", "{shown}");
+            ensure!(
+                former["from"].as_str() <= former["until"].as_str(),
+                "{shown}"
+            );
+            ensure!(shown["owners"] == json!([]), "{shown}");
+            Ok(())
+        })?;
+    }
+    let text = succeeds(agent, &format!("address show {v4}"))?;
+    ensure!(
+        text.contains("no container of this host has") && text.contains("one"),
+        "{text}"
+    );
+    let (_, gateway) = owner([10, 32, 0, 1].into())?;
+    ensure!(
+        gateway["networks"][0]["role"] == "unassignable",
+        "{gateway}"
+    );
+    Ok(())
+}
+
 #[test]
 fn containers_and_addresses_are_found() -> Result<()> {
     let agent = Agent::start(&format!("{BLUE}{RED}"))?;
@@ -178,103 +290,10 @@ fn containers_and_addresses_are_found() -> Result<()> {
         .find(IpAddr::is_ipv6)
         .context("no IPv6 address")?;
 
-    for (filters, expected) in [
-        ("--network red".to_owned(), &["one"][..]),
-        ("--network red --network blue".to_owned(), &["one", "two"]),
-        (format!("--container {}", &second[..13]), &["two"]),
-        ("--task on".to_owned(), &["one"]),
-        (format!("--address {v6}"), &["one"]),
-        (
-            "--address 10.32.0.0/24 --state attached".to_owned(),
-            &["one", "two"],
-        ),
-        ("--state lost --state degraded".to_owned(), &[]),
-        ("--fast --network red --task two".to_owned(), &[]),
-    ] {
-        assert_eq!(listed(&agent, &filters)?, expected, "{filters}");
-    }
-    let table = succeeds(&agent, "status")?;
-    ensure!(
-        table.lines().all(|line| line.chars().count() <= 80),
-        "{table}"
-    );
-    ensure!(table.contains("2 containers: 2 attached"), "{table}");
-    for arguments in [
-        "status --state lots",
-        "status --address x",
-        "status --node x",
-    ] {
-        ensure!(!run(&agent, arguments)?.0, "{arguments}");
-    }
-
-    // By the beginning of the id, and by the task.
-    for name in [&first[..13], "one", &first] {
-        let (success, shown) = json_of(&agent, &format!("container show {name}"))?;
-        let row = &shown["container"];
-        ensure!(success && row["container"] == *first, "{name}: {shown}");
-        assert_eq!(row["networks"].as_array().map(Vec::len), Some(2));
-        ensure!(
-            row["networks"][1]["statistics"]["rx_packets"].is_u64(),
-            "{shown}"
-        );
-    }
-    let text = succeeds(&agent, "container show two")?;
-    ensure!(
-        text.contains("10.32.0.1") && text.contains("blue0"),
-        "{text}"
-    );
-    ensure!(!run(&agent, "container show nobody")?.0);
-
-    let (_, networks) = json_of(&agent, "network list")?;
-    let [blue, red] = [0, 1].map(|index| &networks["networks"][index]);
-    let family = &blue["families"][0];
-    assert_eq!(
-        (&family["used"], &family["total"], &family["free"]),
-        (&json!(2), &json!(253), &json!(251)),
-        "{blue}"
-    );
-    ensure!(red["families"][1]["used"] == 1, "{red}");
-    let text = succeeds(&agent, "network show blue")?;
-    ensure!(
-        text.contains(&*second) && text.contains("251 free of 253"),
-        "{text}"
-    );
-    ensure!(!run(&agent, "network show green")?.0);
-
-    let owner = |address: IpAddr| json_of(&agent, &format!("address show {address}"));
-    for address in [v4, v6] {
-        let (_, shown) = owner(address)?;
-        ensure!(shown["owners"][0]["container"] == *first, "{shown}");
-        ensure!(shown["history"] == json!([]), "{shown}");
-    }
-    agent.kill("one")?;
-    for address in [v4, v6] {
-        until("the address has a former owner", || {
-            let (_, shown) = owner(address)?;
-            let former = &shown["history"][0];
-            Ok((former["container"] == *first).then_some(shown))
-        })
-        .and_then(|shown| {
-            let former = &shown["history"][0];
-            ensure!(former["executor"] == "one", "{shown}");
-            ensure!(
-                former["from"].as_str() <= former["until"].as_str(),
-                "{shown}"
-            );
-            ensure!(shown["owners"] == json!([]), "{shown}");
-            Ok(())
-        })?;
-    }
-    let text = succeeds(&agent, &format!("address show {v4}"))?;
-    ensure!(
-        text.contains("no container of this host has") && text.contains("one"),
-        "{text}"
-    );
-    let (_, gateway) = owner([10, 32, 0, 1].into())?;
-    ensure!(
-        gateway["networks"][0]["role"] == "unassignable",
-        "{gateway}"
-    );
+    expect_selections(&agent, &second, v6)?;
+    expect_containers(&agent, &first)?;
+    expect_networks(&agent, &second)?;
+    expect_owners(&agent, &first, v4, v6)?;
 
     // What checkpoints say does not depend on the configuration.
     let config = fs::read_to_string(agent.config_path())?;

@@ -314,8 +314,8 @@ fn groups(section: &Section<'_>) -> Option<Admission> {
     });
     if section.boolean("groups", false) {
         let admission = admit.map(|words| Admission {
-            hosts: words.iter().any(|word| *word == "hosts"),
-            mapped_ports: words.iter().any(|word| *word == "mapped-ports"),
+            hosts: words.contains(&"hosts"),
+            mapped_ports: words.contains(&"mapped-ports"),
         });
         return Some(admission.unwrap_or_default());
     }

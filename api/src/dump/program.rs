@@ -145,7 +145,7 @@ mod tests {
         )
     }
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[test]
     fn output_and_failure_of_a_program_are_kept() {

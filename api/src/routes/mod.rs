@@ -91,7 +91,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     }
 
     /// The routes.
-    #[must_use]
     pub fn into_router(self) -> Router<S> {
         self.router
     }

@@ -1,6 +1,7 @@
 //! Compares what a server answers with its document, for the tests of servers.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -119,9 +120,7 @@ fn requests_of(
                 } else {
                     '?'
                 };
-                request
-                    .target
-                    .push_str(&format!("{separator}{name}={value}"));
+                write!(request.target, "{separator}{name}={value}").expect("a text takes all");
             }
         }
         request
@@ -225,7 +224,7 @@ pub fn check_response(
             let values: Vec<Value> = match media_type {
                 "application/json" => vec![serde_json::from_str(text).expect(&subject)],
                 "application/x-ndjson" => {
-                    let lines = text.lines().map(|line| serde_json::from_str(line));
+                    let lines = text.lines().map(serde_json::from_str);
                     lines.collect::<Result<_, _>>().expect(&subject)
                 }
                 _ => vec![text.into()],

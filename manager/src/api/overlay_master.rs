@@ -99,19 +99,18 @@ pub(super) fn router(
     cluster: Option<Arc<Cluster>>,
     hosts: Arc<AllowedHosts>,
 ) -> Router {
-    let routes = match cluster {
-        Some(cluster) => routes()
+    let routes = if let Some(cluster) = cluster {
+        routes()
             .into_router()
             .with_state(Arc::new(OverlayMasterState {
                 api: api.clone(),
                 cluster,
-            })),
-        None => {
-            let paths = paths(&routes().into_operations()).into_iter();
-            paths.fold(Router::new(), |router, path| {
-                router.route(path, any(async || ApiError::from(NOT_CONFIGURED)))
-            })
-        }
+            }))
+    } else {
+        let paths = paths(&routes().into_operations()).into_iter();
+        paths.fold(Router::new(), |router, path| {
+            router.route(path, any(async || ApiError::from(NOT_CONFIGURED)))
+        })
     };
     let limits = BodyLimits {
         max_bytes: MAX_BODY_BYTES,

@@ -51,6 +51,10 @@ pub(crate) struct NetworkShow {
 
 /// What is printed as JSON. Not a `Value`, which has no numbers as large as those of IPv6.
 #[derive(Serialize)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "the fields are those of the JSON"
+)]
 struct Networks<'a> {
     schema_version: u32,
     warnings: &'a [String],

@@ -1,5 +1,10 @@
 //! The overlays and the nodes.
 
+#![allow(
+    clippy::struct_field_names,
+    reason = "the fields are those of the JSON, where a list is named after what is in it"
+)]
+
 use contrail_mesos_api::cluster::{Admission, NodeStatus, Object, Overlay, Revision, Underlay};
 use ipnet::IpNet;
 use schemars::JsonSchema;

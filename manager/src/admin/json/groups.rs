@@ -1,5 +1,10 @@
 //! The endpoints, their memberships and who reaches whom, and the security groups.
 
+#![allow(
+    clippy::struct_field_names,
+    reason = "the fields are those of the JSON, where a list is named after what is in it"
+)]
+
 use std::collections::HashMap;
 
 use contrail_mesos_api::cluster::{

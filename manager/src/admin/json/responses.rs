@@ -1,5 +1,10 @@
 //! The body of each response.
 
+#![allow(
+    clippy::struct_field_names,
+    reason = "the fields are those of the JSON, where a list is named after what is in it"
+)]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -102,7 +107,7 @@ pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> MesosTasks {
             framework_id: task.key.framework.to_string(),
             framework: view
                 .framework(&task.key.framework)
-                .map(|name| name.to_string()),
+                .map(std::string::ToString::to_string),
             agent_id: task.agent.as_deref().map(str::to_owned),
             agent: agent.map(|agent| agent.host.to_string()),
             executor: task.executor().to_owned(),

@@ -96,13 +96,15 @@ pub(crate) fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     }
     #[derive(Deserialize)]
     struct Container {
-        container: String,
+        #[serde(rename = "container")]
+        id: String,
         executor: Option<String>,
         networks: Vec<Network>,
     }
     #[derive(Deserialize)]
     struct Network {
-        network: String,
+        #[serde(rename = "network")]
+        name: String,
         interface: String,
         addresses: Vec<String>,
         mac: Option<String>,
@@ -122,22 +124,22 @@ pub(crate) fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     })?;
     let dash = || "-".to_owned();
     let rows = status.containers.into_iter().flat_map(|one| {
-        let (container, executor) = (one.container, one.executor);
+        let (container, executor) = (one.id, one.executor);
         one.networks.into_iter().map(move |network| Row {
             container: container.clone(),
             executor: executor.clone().unwrap_or_else(dash),
-            network: network.network,
+            network: network.name,
             interface: network.interface,
             addresses: network.addresses,
             mac: network.mac.unwrap_or_else(dash),
-            ports: network.ports.iter().map(port_text).collect(),
+            ports: network.ports.into_iter().map(port_text).collect(),
             state: network.state,
         })
     });
     Ok(rows.collect())
 }
 
-fn port_text(port: &PortMapping) -> String {
+fn port_text(port: PortMapping) -> String {
     let PortMapping {
         host_port,
         container_port,

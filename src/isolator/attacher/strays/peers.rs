@@ -75,7 +75,7 @@ impl Attacher {
         match agent {
             Ok(None) => {}
             Ok(Some(known)) => {
-                strays.extend(self.unknown_containers(&known, &before, &after).await?)
+                strays.extend(self.unknown_containers(&known, &before, &after).await?);
             }
             Err(problem) => silent.push(SilentPeer {
                 peer: "agent",
