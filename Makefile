@@ -185,9 +185,9 @@ mesos:
 	$(say) 'the real Mesos 1.11.0'
 	@mesos-module-tests/mesos/install.sh
 
-# The one place that fills $(ASSETS) with man pages and completions.
+# Man pages and completions of what make release has built.
 assets:
-	@mkdir -p $(ASSETS)
+	@.ci/man $(BUILT)/release $(ASSETS)
 
 sbom: toolchain
 	@$(MAKE) --no-print-directory packagers PACKAGERS=cargo-cyclonedx@0.5.9

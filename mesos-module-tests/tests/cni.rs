@@ -324,10 +324,14 @@ fn failing_del_does_not_keep_the_container() -> Result<()> {
         agent.host().sh(&command)
     };
     let json: Value = serde_json::from_str(&status("-o json")?)?;
-    ensure!(json["pending_teardowns"] == json!([container]), "{json}");
+    let row = &json["containers"][0];
+    ensure!(
+        row["container"] == container && row["state"] == "pending-teardown",
+        "{json}"
+    );
     let table = status("")?;
     ensure!(
-        table.contains(&format!("pending teardown: {container}")) && table.contains("not now"),
+        table.contains("pending-teardown") && table.contains("not now"),
         "{table}"
     );
     // It is retried.

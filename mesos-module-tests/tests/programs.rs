@@ -25,8 +25,48 @@ const COMMANDS: &[(&str, i32)] = &[
     ("contrail-mesos --version", 0),
     ("contrail-mesos -V", 0),
     ("contrail-mesos help config check", 0),
-    ("contrail-mesos --config DIR/agent.toml status", 0),
-    ("contrail-mesos --config DIR/agent.toml status -o json", 0),
+    // No node daemon lets anything reach the container.
+    ("contrail-mesos --config DIR/agent.toml status", 1),
+    ("contrail-mesos --config DIR/agent.toml status -o json", 1),
+    (
+        "contrail-mesos --config DIR/agent.toml container show box",
+        1,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml container show box -o json",
+        1,
+    ),
+    ("contrail-mesos --config DIR/agent.toml network list", 0),
+    (
+        "contrail-mesos --config DIR/agent.toml network list -o json",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml network show blue",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml network show blue -o json",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml address show 10.32.0.2",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml address show 10.32.0.2 -o json",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml trace box 10.32.0.2:9",
+        1,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml trace box 10.32.0.2:9 -o json",
+        1,
+    ),
+    ("contrail-mesos connectivity --help", 0),
+    ("contrail-mesos dump --help", 0),
     ("contrail-mesos --config DIR/agent.toml check", 0),
     ("contrail-mesos --config DIR/agent.toml check -o json", 0),
     ("contrail-mesos --config DIR/agent.toml config check", 0),
@@ -82,6 +122,8 @@ const COMMANDS: &[(&str, i32)] = &[
         "contrail-mesos-manager --config DIR/wrong.toml config check",
         1,
     ),
+    ("contrail-mesos-manager dump --help", 0),
+    ("contrail-mesos-manager healthcheck --help", 0),
     ("contrail-mesos-manager import DIR/old.ini", 0),
     ("contrail-mesos-manager overlay check DIR/overlay.json", 0),
 ];

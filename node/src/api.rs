@@ -4,7 +4,7 @@
 //! OpenAPI document.
 //!
 //! An error is JSON with a field `error`. No path takes parameters, and a request with any is refused, but
-//! for probes and monitoring, which add their own. Nothing can be changed by the API. By TCP it is
+//! for probes, monitoring, and clients of DC/OS, which add their own. Nothing can be changed by the API. By TCP it is
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
 mod documented;

@@ -20,8 +20,10 @@ const BUILDS: &str = "takes minutes; the targets of the Makefile are run by thos
 const DEVELOPS: &str = "is for developers, who have a Rust toolchain and the tree";
 const ENDLESS: &str = "runs until it is interrupted";
 const NEEDS_DCOS: &str = "needs a cluster of DC/OS";
-const NEEDS_HTTPS: &str =
-    "names hosts and a token of an example; the tests of the managers' API send the same request";
+const IN_PACKAGES: &str = "mesos-module-tests/tests/packages installs, starts, upgrades and removes the packages, and runs the \
+                          image of the manager";
+const IN_STATUS: &str = "mesos-module-tests/tests/status.rs runs it on an agent, where the containers have these addresses";
+const IN_OVERLAYS: &str = "needs several nodes; mesos-module-tests/tests/overlay runs it on three";
 
 /// Commands that are not run: the page, how the command begins, and why. A `$` at the end means the whole
 /// command; `## ` and a heading all commands below it.
@@ -38,7 +40,52 @@ const NOT_RUN: &[(&str, &str, &str)] = &[
         "curl ",
         "drains an agent of a cluster by the API of Mesos; nothing of ours takes part",
     ),
-    ("docs/operations.md", "curl -X DELETE", NEEDS_HTTPS),
+    (
+        "docs/api.md",
+        "",
+        "the tests of the managers' and of the node daemon's listeners send these requests",
+    ),
+    (
+        "docs/command-line.md",
+        "",
+        "mesos-module-tests/tests/programs.rs runs the same commands with other files",
+    ),
+    ("docs/install.md", "## Install by packages", IN_PACKAGES),
+    ("docs/install.md", "## Packages on an agent", IN_PACKAGES),
+    (
+        "docs/install.md",
+        "## Packages beside a master",
+        IN_PACKAGES,
+    ),
+    ("docs/install.md", "## Without systemd", IN_PACKAGES),
+    (
+        "docs/install.md",
+        "## The manager as a container",
+        IN_PACKAGES,
+    ),
+    ("docs/install.md", "## Make packages", BUILDS),
+    (
+        "docs/operations.md",
+        "## Test connectivity",
+        "the root tests of the library's module connectivity run it, with each of these faults",
+    ),
+    (
+        "docs/operations.md",
+        "## Trace a connection",
+        "the root tests of the library's module trace run it, with each of these faults",
+    ),
+    ("docs/operations.md", "## Networks and addresses", IN_STATUS),
+    ("docs/operations.md", "## Nodes of overlays", IN_OVERLAYS),
+    (
+        "docs/operations.md",
+        "## Report a problem",
+        "mesos-module-tests/tests/check_and_dump.rs runs it, and looks for secrets in the archive",
+    ),
+    (
+        "docs/runbooks.md",
+        "",
+        "is for a fault that is there; mesos-module-tests/tests/observability brings the faults about",
+    ),
     (
         "docs/roll-out.md",
         "ansible-playbook",

@@ -128,7 +128,9 @@ impl ScratchHost {
         rows.iter()
             .map(|row| {
                 ensure!(row["state"] == "attached", "{row}");
-                let address = row["addresses"][0].as_str().context("no address")?;
+                let address = row["networks"][0]["addresses"][0]
+                    .as_str()
+                    .context("no address")?;
                 let address = address.split('/').next().unwrap_or_default();
                 let id = row["container"].as_str().context("no id")?;
                 Ok((id.to_owned(), address.to_owned()))

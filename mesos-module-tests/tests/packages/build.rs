@@ -54,18 +54,24 @@ pub(crate) fn packages(directory: &Path, version: &str, kinds: &str, names: &[&s
         tools.display()
     );
     let programs = programs()?;
-    let output = Command::new(source()?.join("packaging/dist"))
+    let assets = directory.join("assets");
+    run(Command::new(source()?.join(".ci/man")).args([&programs, &assets]))?;
+    run(Command::new(source()?.join("packaging/dist"))
         .arg(directory)
         .arg(programs.join("deps"))
         .arg(&programs)
-        .arg(source()?.join("packaging/no-assets"))
+        .arg(assets)
         .args(names)
         .env("CARGO_TOOLS", tools)
         .env("VERSION", version)
         .env("KINDS", kinds)
         .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH)
-        .env("FAST", "yes")
-        .output()?;
+        .env("FAST", "yes"))
+}
+
+/// Runs a script, which must succeed.
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
     ensure!(
         output.status.success(),
         "{}{}",

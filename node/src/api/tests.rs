@@ -282,7 +282,6 @@ async fn parameters_are_refused_but_of_probes() {
         ("/v1/status?verbose=1", 400),
         ("/v1/groups?x", 400),
         ("/v1/hosts/web?x=1", 400),
-        ("/overlay-agent/overlay?x=1", 400),
         ("/live?probe=1", 200),
         ("/metrics?format=x", 200),
     ] {

@@ -32,10 +32,6 @@ const INTERRUPTED: u8 = 130;
 /// Exits with 0 if everything works, 1 if a check fails or a container could not be removed, and 2 if a network
 /// is not known.
 #[derive(Args)]
-#[command(after_help = "Examples:
-  contrail-mesos connectivity
-  contrail-mesos connectivity --network blue --network red
-  contrail-mesos connectivity --junit connectivity.xml")]
 pub(crate) struct ConnectivityCommand {
     /// Network to test; repeat the option for several [default: all of the configuration]
     #[arg(long = "network", value_name = "NAME")]

@@ -53,6 +53,51 @@ pub(crate) const EXAMPLES: &[Example] = &[
         "contrail-mesos status --cluster",
     ),
     example(
+        "container show",
+        "Everything about a container, by the beginning of its id or its task",
+        "contrail-mesos container show web.1",
+    ),
+    example(
+        "network list",
+        "The networks of this host, and their free addresses",
+        "contrail-mesos network list",
+    ),
+    example(
+        "network show",
+        "Who has the addresses of a network",
+        "contrail-mesos network show blue",
+    ),
+    example(
+        "address show",
+        "Which container has an address, and which had it before",
+        "contrail-mesos address show 10.32.0.7",
+    ),
+    example(
+        "trace",
+        "Why a task cannot reach a port of another one",
+        "contrail-mesos trace web.3f2a db.11:5432",
+    ),
+    example(
+        "trace",
+        "From outside to a mapped port",
+        "contrail-mesos trace outside 192.0.2.10:8080",
+    ),
+    example(
+        "trace",
+        "To a service, as JSON",
+        "contrail-mesos trace 10.32.0.7 web.marathon:80 -o json",
+    ),
+    example(
+        "connectivity",
+        "Test all networks of this host",
+        "contrail-mesos connectivity",
+    ),
+    example(
+        "connectivity",
+        "Test one of them, with a report for a CI server",
+        "contrail-mesos connectivity --network blue --junit connectivity.xml",
+    ),
+    example(
         "check",
         "What belongs to no container",
         "contrail-mesos check",

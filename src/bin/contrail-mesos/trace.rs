@@ -27,11 +27,6 @@ const UNKNOWN: u8 = 3;
 /// Exits with 0 if the packet arrives or leaves this host, 1 if something stops it, 2 if the command is not
 /// understood or one of its ends is not known, and 3 if what decides cannot be seen from here.
 #[derive(Args)]
-#[command(after_help = "Examples:
-  contrail-mesos trace web.3f2a db.11:5432
-  contrail-mesos trace 10.32.0.7 10.32.0.9:53/udp
-  contrail-mesos trace outside 192.0.2.10:8080
-  contrail-mesos trace web.3f2a web.marathon:80 -o json")]
 pub(crate) struct TraceCommand {
     /// Where the packet starts: the id of a container or task, or the beginning of one, an address, "host", or
     /// "outside"

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -108,6 +109,18 @@ impl DamagedFile {
             (metadata.ino(), metadata.size(), changed.0, changed.1)
         });
         Self { file_name, version }
+    }
+
+    /// Whether an agent may be writing or removing it at this moment. A file of the future is none.
+    fn is_changing(&self) -> bool {
+        let Some((_, _, seconds, nanoseconds)) = self.version else {
+            return true;
+        };
+        let changed = Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or(0));
+        changed.is_ok_and(|changed| {
+            let age = Timestamp::now().duration_since(changed);
+            !age.is_negative() && age.unsigned_abs() < SECOND_LOOK_DELAY
+        })
     }
 }
 
@@ -521,7 +534,8 @@ impl Attacher {
                     checkpoints.load(&file.file_name),
                     StoredCheckpoint::Damaged { .. }
                 );
-                if is_damaged && DamagedFile::new(&checkpoints, file.file_name.clone()) == file {
+                let is_same = DamagedFile::new(&checkpoints, file.file_name.clone()) == file;
+                if is_damaged && is_same && !file.is_changing() {
                     results.push(checkpoints.set_aside(&file.file_name));
                 }
             }
