@@ -1,6 +1,6 @@
 //! The daemon's API: health, metrics and state, by a unix socket for root and, if configured, by TCP.
 //!
-//! The table of the routes, [`routes`], has every request with its responses. The daemon serves it as an
+//! The table of the routes, `routes`, has every request with its responses. The daemon serves it as an
 //! OpenAPI document.
 //!
 //! An error is JSON with a field `error`. No path takes parameters, and a request with any is refused, but

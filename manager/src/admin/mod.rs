@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`page`] | the status page |
-//! | [`json`] | the content of the stores, as JSON |
+//! | [`mod@json`] | the content of the stores, as JSON |
 //! | [`health`] | whether the manager runs, serves requests and leads; the log level |
 //! | [`metrics`] | metrics in OpenMetrics or the Prometheus text format, by `Accept` |
 //!
