@@ -41,7 +41,7 @@ pub enum Tone {
     Problem,
 }
 
-/// The text in the color of its tone, for [`print`], which leaves colors out where they are not wanted.
+/// The text in the color of its tone, for [`print()`], which leaves colors out where they are not wanted.
 #[must_use]
 pub fn painted(tone: Tone, text: &str) -> String {
     let color = match tone {

@@ -164,7 +164,7 @@ fn rename_references(value: &mut Value, renamed: &BTreeSet<String>) {
     }
 }
 
-/// Removes what links to other Rust items: from [`Node`](super::Node) only the name remains.
+/// Removes what links to other Rust items: of `` [`Node`](super::Node) `` only the name remains.
 fn strip_links(value: &mut Value) {
     match value {
         Value::Object(object) => {
