@@ -137,11 +137,21 @@ impl DocumentedCommand {
     }
 }
 
+/// How much of an id `contrail-mesos status` shows.
+const SHORT_ID_CHARS: usize = 8;
+
 /// Output without what differs between runs: ids, numbers of namespaces, times, and the width of columns.
 pub(crate) fn normalized(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let word = masked(word, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx");
         let word = masked(&word, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+        // Columns have the beginning of long ids.
+        let word = masked(&word, "xxxxxxxx-xxxx-xxxx-xxxx");
+        let word = if word.len() == SHORT_ID_CHARS {
+            masked(&word, "xxxxxxxx")
+        } else {
+            word
+        };
         // The names of interfaces, which derive from the ids.
         let word = masked(&word, "cmxxxxxxxxxxxxx");
         match word.split_once('=') {
@@ -283,6 +293,11 @@ fn output_is_compared_without_ids_times_and_widths() {
         "x",
         &format!("{shown}\n…"),
         &format!("{other}more\n")
+    ));
+    assert!(is_as_shown(
+        "x",
+        "52cad32f   web.instance-e0567b28-ecee-11f1-b78f…",
+        "0dd01052   web.instance-937e7647-ecea-11f1-a39e…"
     ));
     assert!(!is_as_shown("x", "10.0.0.1", "10.0.0.2"));
     assert!(is_as_shown(
