@@ -115,7 +115,7 @@ impl Operation {
         Self::new(Method::Delete, path, summary)
     }
 
-    /// What is to be known about it, in Markdown.
+    /// Notes for its users, in Markdown.
     #[must_use]
     pub fn notes(mut self, notes: &'static str) -> Self {
         self.notes = Some(notes);
